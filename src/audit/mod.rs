@@ -1,0 +1,1 @@
+//! Checkpoints over the audit log's hash chain, and its verification.

@@ -1,0 +1,2 @@
+//! floh-worker
+fn main() {}

@@ -1,0 +1,2 @@
+//! flohctl
+fn main() {}

@@ -1,0 +1,1 @@
+//! flohctl, the operator's tool: one file per command.

@@ -1,0 +1,150 @@
+//! The validated settings: what the rest of the program sees.
+
+use secrecy::SecretString;
+use std::{path::PathBuf, time::Duration};
+
+/// Everything that the environment says, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// PostgreSQL, the truth.
+    pub database: DatabaseConfig,
+    /// Redis, which carries the wake-ups.
+    pub redis: RedisConfig,
+    /// Which BullMQ queue is consumed.
+    pub queue: QueueConfig,
+    /// The worker's own behaviour.
+    pub worker: WorkerConfig,
+    /// The audit log's checkpoints.
+    pub audit: AuditConfig,
+    /// Lines below this level are not logged (`LOG_LEVEL`).
+    pub log_level: LogLevel,
+}
+
+/// How PostgreSQL is reached (`DB_*`, or `DATABASE_URL`, which overrides them all).
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// A host name or address, or the folder of a Unix socket.
+    pub host: DatabaseHost,
+    /// TCP port, also the suffix of the socket's name.
+    pub port: u16,
+    /// Database name.
+    pub name: String,
+    /// Role.
+    pub user: String,
+    /// Absent for peer, trust and certificate authentication.
+    pub password: Option<SecretString>,
+    /// What is asked of TLS.
+    pub ssl: SslMode,
+    /// A PEM file with the authorities to trust instead of the system's.
+    pub ssl_ca: Option<PathBuf>,
+    /// The schema of our own tables: a plain identifier, lower-case letters, digits and `_`, at most 48 characters.
+    pub schema: String,
+}
+
+/// Where PostgreSQL listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseHost {
+    /// Host name or address.
+    Tcp(String),
+    /// The folder that holds `.s.PGSQL.<port>`.
+    Socket(PathBuf),
+}
+
+/// libpq's words for TLS, those that make sense for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslMode {
+    /// Never.
+    Disable,
+    /// If the server offers it; the certificate is not checked.
+    Prefer,
+    /// Always; the certificate is not checked, unless an authority is given.
+    Require,
+    /// Always; chain and host name are checked.
+    VerifyFull,
+}
+
+/// How Redis is reached (`REDIS_*`, or `REDIS_URL`, which overrides them all).
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    /// Host and port, or a Unix socket.
+    pub endpoint: RedisEndpoint,
+    /// ACL user; absent means `default`.
+    pub username: Option<String>,
+    /// Absent when the server asks for none.
+    pub password: Option<SecretString>,
+    /// Database number.
+    pub database: i64,
+    /// TLS (rustls), with the system's authorities or `tls_ca`.
+    pub tls: bool,
+    /// A PEM file with the authorities to trust instead of the system's.
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// Where Redis listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisEndpoint {
+    /// Host name or address, and port.
+    Tcp {
+        /// Host name or address.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// Path of the socket.
+    Unix(PathBuf),
+}
+
+/// Which BullMQ queue is consumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// Queue name (`QUEUE_NAME`).
+    pub name: String,
+    /// Key prefix (`QUEUE_PREFIX`).
+    pub prefix: String,
+}
+
+/// The worker's own behaviour.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Jobs at a time (`WORKER_CONCURRENCY`).
+    pub concurrency: usize,
+    /// How long a drain waits for running jobs before they are handed back (`SHUTDOWN_TIMEOUT_SECONDS`).
+    pub shutdown_timeout: Duration,
+    /// A run without progress for this long is stuck (`STUCK_RUN_TIMEOUT_MINUTES`, whole minutes).
+    pub stuck_run_timeout: Duration,
+    /// The API server's switch `WORKER_MODE`, as it stands in the file.
+    pub mode: Option<String>,
+}
+
+/// The audit log's checkpoints.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// Cron expression in UTC (`AUDIT_CHECKPOINT_SCHEDULE`), checked.
+    pub checkpoint_schedule: String,
+    /// Without a key no checkpoint is scheduled.
+    pub checkpoint_key: Option<CheckpointKey>,
+}
+
+/// The key that signs checkpoints.
+#[derive(Debug, Clone)]
+pub struct CheckpointKey {
+    /// Name of the key (`AUDIT_CHECKPOINT_KEY_ID`), stored beside each signature; `default` if not given.
+    pub id: String,
+    /// 32 bytes as 64 hex characters, checked.
+    pub hex: SecretString,
+}
+
+/// `LOG_LEVEL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Only what needs a person.
+    Error,
+    /// And what may need one.
+    Warn,
+    /// And one line per event (the default).
+    Info,
+    /// And the consumer's steps.
+    Debug,
+    /// Everything.
+    Trace,
+}

@@ -1,0 +1,22 @@
+//! floh-worker: the background worker of the Floh workflow engine, as a systemd-native service.
+//!
+//! The modules in the order in which a job travels through them:
+//!
+//! * [`config`]: the environment, read once into one typed [`config::Config`];
+//! * [`service`]: the daemon's life under systemd: start, ready, watch, drain, stop, journal;
+//! * [`queue`]: BullMQ: connection, scripts, consumer, leases, schedulers; knows no job and no table;
+//! * [`jobs`]: the registry from a job's name to its handler, and one file per job;
+//! * [`audit`]: checkpoints over the audit log's hash chain, and its verification;
+//! * [`store`]: PostgreSQL: pool, migrations, ledger and fence, one file per aggregate; knows no queue;
+//! * [`cli`]: `flohctl`, one file per command.
+//!
+//! Imports point one way: bin → service, cli → jobs → audit → store, and beside them jobs, service, cli → queue.
+//! Everything may use [`config`]'s plain values.
+
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod jobs;
+pub mod queue;
+pub mod service;
+pub mod store;

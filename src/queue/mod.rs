@@ -1,0 +1,1 @@
+//! BullMQ: connection, scripts, consumer, leases, schedulers. Knows no job and no table.

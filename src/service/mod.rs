@@ -1,0 +1,1 @@
+//! The daemon's life under systemd: start, ready, watch, drain, stop, journal.

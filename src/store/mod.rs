@@ -1,0 +1,1 @@
+//! PostgreSQL, the truth: pool, migrations, ledger and fence, one file per aggregate. Knows no queue.
