@@ -1,5 +1,11 @@
-//! The tests against real servers and real BullMQ clients, in one binary so that it is linked once.
-//!
-//! Each test starts what it needs through [`support`]: its own servers on free ports, its own Node processes.
+//! The integration tests: one binary, so that linking happens once. Each runs against real, private servers that
+//! [`support`] starts on free ports and ends again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, and clippy does not see helpers outside #[test] functions as tests"
+)]
 
 mod support;

@@ -1,6 +1,6 @@
 //! Node and the npm packages of `tests/peers`.
 
-use super::process;
+use super::child;
 use nix::fcntl::{Flock, FlockArg};
 use std::{
     fs::{self, File},
@@ -34,9 +34,9 @@ fn install(folder: &Path) {
     if fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
         return;
     }
-    let mut npm = process::command("npm");
+    let mut npm = child::command("npm");
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(folder);
-    let output = process::run(npm, b"", Duration::from_secs(300)).expect("npm (Debian: apt install npm)");
+    let output = child::run(npm, b"", Duration::from_secs(300)).expect("npm (Debian: apt install npm)");
     assert!(
         output.status.success(),
         "npm ci in {} failed: {}{}",
@@ -49,7 +49,7 @@ fn install(folder: &Path) {
 
 /// `node SCRIPT` in the peers' folder, to which arguments may be added; ends with the test.
 pub fn command(script: &str) -> Command {
-    let mut node = process::command("node");
+    let mut node = child::command("node");
     node.arg(script).current_dir(peers());
     node
 }
@@ -61,7 +61,7 @@ pub fn command(script: &str) -> Command {
 pub fn run(script: &str, args: &[&str], stdin: &str, deadline: Duration) -> String {
     let mut node = command(script);
     node.args(args);
-    let output = process::run(node, stdin.as_bytes(), deadline).expect("node (Debian: apt install nodejs)");
+    let output = child::run(node, stdin.as_bytes(), deadline).expect("node (Debian: apt install nodejs)");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "node {script} {args:?}: {}: {stderr}", output.status);
     String::from_utf8(output.stdout).expect("node prints UTF-8")
