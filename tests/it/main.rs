@@ -8,4 +8,5 @@
     reason = "a test fails by panicking, and clippy does not see helpers outside #[test] functions as tests"
 )]
 
+mod harness;
 mod support;
