@@ -1,0 +1,153 @@
+//! A job as it stands in its Redis hash.
+
+use super::options::Options;
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// The reason that BullMQ's stalled check of a Node worker writes.
+const STALL_VERDICT: &str = "job stalled more than allowable limit";
+/// The field in which our finish records which epoch's result it acknowledged.
+pub const ACKNOWLEDGED_FIELD: &str = "floh:epoch";
+
+/// A fetched job. Nothing in it is trusted: what cannot be read is `None`, or a [`Job::defect`].
+#[derive(Debug, Clone, Default)]
+pub struct Job {
+    /// Id.
+    pub id: String,
+    /// Name, which chooses the handler; empty if the hash has none.
+    pub name: String,
+    /// The JSON text of its data, unparsed.
+    pub data: String,
+    /// Options.
+    pub options: Options,
+    /// When it was added, milliseconds.
+    pub timestamp_ms: i64,
+    /// Attempts that ended (`atm`).
+    pub attempts_made: u32,
+    /// Attempts that started, this one included (`ats`).
+    pub attempts_started: u32,
+    /// When this attempt was fetched, milliseconds by Redis' clock.
+    pub processed_on_ms: i64,
+    /// How often a stalled check put it back (`stc`).
+    pub stalled_count: u32,
+    /// The scheduler or repeatable that it is an iteration of (`rjk`).
+    pub repeat_job_key: Option<String>,
+    /// A failure that somebody decided before this attempt (`defa`).
+    pub deferred_failure: Option<String>,
+    /// Stack traces of earlier attempts.
+    pub stacktrace: Vec<String>,
+    /// The epoch whose result a finish of ours acknowledged: present after a retry by hand.
+    pub acknowledged: Option<i64>,
+    /// Why it cannot be run at all.
+    pub defect: Option<String>,
+}
+
+impl Job {
+    /// Reads the fields of a hash, as `HGETALL` gives them.
+    pub fn read(id: String, fields: &[(Vec<u8>, Vec<u8>)], largest_data: usize) -> Job {
+        let map: HashMap<&[u8], &[u8]> =
+            fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice())).collect();
+        let text = |name: &str| map.get(name.as_bytes()).map(|value| String::from_utf8_lossy(value).into_owned());
+        let number = |name: &str| text(name).and_then(|value| value.parse::<f64>().ok()).filter(|n| n.is_finite());
+        let count = |name: &str| number(name).map_or(0, |n| n.max(0.0) as u32);
+        let name = text("name").unwrap_or_default();
+        let size = map.get("data".as_bytes()).map_or(0, |value| value.len());
+        let defect = if name.is_empty() {
+            Some("the job's hash has no name: it was removed, or written by hand".to_string())
+        } else if size > largest_data {
+            Some(format!("the job's data has {size} bytes, more than the {largest_data} that are allowed"))
+        } else if map.get("data".as_bytes()).is_some_and(|value| std::str::from_utf8(value).is_err()) {
+            Some("the job's data is not UTF-8".to_string())
+        } else {
+            None
+        };
+        Job {
+            name,
+            data: if size > largest_data { String::new() } else { text("data").unwrap_or_default() },
+            options: Options::parse(text("opts").as_deref()),
+            timestamp_ms: number("timestamp").map_or(0, |n| n as i64),
+            attempts_made: count("atm"),
+            attempts_started: count("ats"),
+            processed_on_ms: number("processedOn").map_or(0, |n| n as i64),
+            stalled_count: count("stc"),
+            repeat_job_key: text("rjk").filter(|key| !key.is_empty()),
+            deferred_failure: text("defa").filter(|reason| !reason.is_empty()),
+            stacktrace: text("stacktrace").and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default(),
+            acknowledged: number(ACKNOWLEDGED_FIELD).map(|n| n as i64),
+            defect,
+            id,
+        }
+    }
+
+    /// The data as JSON; a job without data has an empty object, as for BullMQ's own clients.
+    pub fn data(&self) -> Result<Value, String> {
+        if self.data.is_empty() {
+            return Ok(Value::Object(serde_json::Map::new()));
+        }
+        serde_json::from_str(&self.data).map_err(|error| format!("the job's data is not JSON: {error}"))
+    }
+
+    /// The attempt that runs now, from 1, as it is logged.
+    pub fn attempt(&self) -> u32 {
+        self.attempts_made.saturating_add(1)
+    }
+
+    /// Whether its deferred failure is a stalled check's verdict, and not a parent's or a client's decision.
+    pub fn is_stall_verdict(&self) -> bool {
+        self.deferred_failure.as_deref().is_some_and(|reason| reason.starts_with(STALL_VERDICT))
+    }
+
+    /// The stack traces with one more, as many as the job keeps.
+    pub fn stacktrace_with(&self, stack: Option<&str>) -> Vec<String> {
+        let mut traces = self.stacktrace.clone();
+        traces.extend(stack.map(str::to_string));
+        if let Some(limit) = self.options.stack_traces {
+            let surplus = traces.len().saturating_sub(limit);
+            traces.drain(..surplus);
+        }
+        traces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fields: &[(&str, &str)]) -> Job {
+        let fields: Vec<_> = fields.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).collect();
+        Job::read("7".into(), &fields, 100)
+    }
+
+    #[test]
+    fn a_hash_without_fields_is_a_defect_and_not_a_panic() {
+        let job = read(&[("processedOn", "1"), ("ats", "1")]);
+        assert!(job.defect.is_some_and(|reason| reason.contains("no name")));
+    }
+
+    #[test]
+    fn data_beyond_the_limit_is_refused_before_it_is_parsed() {
+        let job = read(&[("name", "x"), ("data", &"9".repeat(101))]);
+        assert!(job.defect.is_some_and(|reason| reason.contains("101 bytes")));
+        assert!(job.data.is_empty());
+    }
+
+    #[test]
+    fn absent_data_is_an_empty_object_and_broken_data_a_sentence() {
+        assert_eq!(read(&[("name", "x")]).data(), Ok(serde_json::json!({})));
+        assert!(read(&[("name", "x"), ("data", "{")]).data().is_err());
+    }
+
+    #[test]
+    fn only_a_stalled_check_s_verdict_is_one() {
+        assert!(read(&[("name", "x"), ("defa", "job stalled more than allowable limit")]).is_stall_verdict());
+        assert!(!read(&[("name", "x"), ("defa", "child bull:q:3 failed")]).is_stall_verdict());
+    }
+
+    #[test]
+    fn the_job_keeps_as_many_stack_traces_as_it_says() {
+        let mut job = read(&[("name", "x"), ("stacktrace", r#"["a","b"]"#), ("opts", r#"{"stackTraceLimit":2}"#)]);
+        assert_eq!(job.stacktrace_with(Some("c")), ["b", "c"]);
+        job.options.stack_traces = Some(0);
+        assert!(job.stacktrace_with(Some("c")).is_empty());
+    }
+}

@@ -1,0 +1,175 @@
+//! BullMQ's own Lua scripts, as published, each wrapped in a few lines of ours.
+//!
+//! The text between the wrapper's lines comes out of the `bullmq-official` package at build time (see `build.rs`). The
+//! wrapper adds two things that must happen in the same atomic step:
+//!
+//! * **Redis' clock.** The argument that carries the time is replaced by Redis `TIME`, so that a host whose clock is off
+//!   neither delays nor hurries a job.
+//! * **The pause of 5.x clients.** While such a client pauses the queue, waiting jobs live in the list `paused`, and its
+//!   `resume()` renames that list over `wait`. What a 6.x script pushed to `wait` meanwhile would be destroyed; so after
+//!   each script that may push there, `wait` is moved behind `paused`, for our queue and for the queue of a finished
+//!   child's parent.
+
+use super::{connection::Link, error::Error};
+use redis::{FromRedisValue, aio::ConnectionLike};
+use std::{sync::LazyLock, time::Duration};
+
+/// Moves `wait` behind `paused` where a 5.x client paused the queue: the right end of a list is next.
+const SETTLE: &str = "
+local function settle(wait, paused, meta)
+  local state = redis.call('HMGET', meta, 'paused', 'version')
+  if state[1] and ((state[2] and string.find(state[2], '^bullmq:5')) or redis.call('EXISTS', paused) == 1) then
+    while redis.call('RPOPLPUSH', wait, paused) do end
+  end
+end
+";
+
+/// One script, ready to be called.
+pub struct Script {
+    /// BullMQ's name of it.
+    pub name: &'static str,
+    keys: usize,
+    pushes: bool,
+    text: String,
+    sha: String,
+}
+
+struct Source {
+    name: &'static str,
+    keys: usize,
+    text: &'static str,
+    /// Index in ARGV of the time, if the script is told one.
+    clock: Option<usize>,
+    /// Whether it may push to `wait`.
+    pushes: bool,
+    /// Index in KEYS of the hash of a job whose parent's queue it may push to.
+    child: Option<usize>,
+}
+
+macro_rules! bullmq {
+    ($name:literal, $keys:literal) => {
+        include_str!(concat!(env!("BULLMQ_COMMANDS"), "/", $name, "-", $keys, ".lua"))
+    };
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal, $keys:literal, clock $clock:expr, pushes $pushes:expr, child $child:expr;)*) => {
+        $($(#[$doc])* pub static $constant: LazyLock<Script> = LazyLock::new(|| Script::wrap(&Source {
+            name: $name, keys: $keys, text: bullmq!($name, $keys), clock: $clock, pushes: $pushes, child: $child,
+        }));)*
+        /// All of them, for loading and for tests.
+        pub fn all() -> Vec<&'static Script> {
+            vec![$(&$constant),*]
+        }
+    };
+}
+
+scripts! {
+    /// Fetch.
+    MOVE_TO_ACTIVE = "moveToActive", 11, clock Some(2), pushes true, child None;
+    /// Finish, and fetch the next.
+    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12);
+    /// Retry after a delay.
+    MOVE_TO_DELAYED = "moveToDelayed", 11, clock Some(2), pushes true, child None;
+    /// Retry at once.
+    RETRY_JOB = "retryJob", 11, clock Some(2), pushes true, child None;
+    /// Hand-back.
+    MOVE_JOB_FROM_ACTIVE_TO_WAIT = "moveJobFromActiveToWait", 9, clock None, pushes true, child None;
+    /// Renewal of all locks.
+    EXTEND_LOCKS = "extendLocks", 1, clock None, pushes false, child None;
+    /// Stalled check.
+    MOVE_STALLED_JOBS_TO_WAIT = "moveStalledJobsToWait", 9, clock Some(3), pushes true, child None;
+    /// Add to `wait`.
+    ADD_STANDARD_JOB = "addStandardJob", 9, clock None, pushes true, child None;
+    /// Add to `delayed`.
+    ADD_DELAYED_JOB = "addDelayedJob", 6, clock None, pushes false, child None;
+    /// Add by priority.
+    ADD_PRIORITIZED_JOB = "addPrioritizedJob", 9, clock None, pushes false, child None;
+    /// Make or change a job scheduler.
+    ADD_JOB_SCHEDULER = "addJobScheduler", 11, clock Some(7), pushes true, child None;
+    /// A job scheduler's next iteration.
+    UPDATE_JOB_SCHEDULER = "updateJobScheduler", 12, clock Some(5), pushes true, child None;
+    /// Remove a job scheduler and its next iteration.
+    REMOVE_JOB_SCHEDULER = "removeJobScheduler", 3, clock None, pushes false, child None;
+    /// A line in a job's log.
+    ADD_LOG = "addLog", 2, clock None, pushes false, child None;
+    /// A job's progress.
+    UPDATE_PROGRESS = "updateProgress", 3, clock None, pushes false, child None;
+}
+
+impl Script {
+    fn wrap(source: &Source) -> Script {
+        let mut text = String::with_capacity(source.text.len() + 1500);
+        text.push_str("local function bullmq()\n");
+        text.push_str(source.text);
+        text.push_str("\nend\n");
+        if source.pushes {
+            text.push_str(SETTLE);
+        }
+        if let Some(index) = source.clock {
+            text.push_str(&format!(
+                "local time = redis.call('TIME')\nARGV[{index}] = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))\n"
+            ));
+        }
+        if let Some(index) = source.child {
+            text.push_str(&format!("local parent = redis.call('HGET', KEYS[{index}], 'parent')\n"));
+        }
+        text.push_str("local result = bullmq()\n");
+        if source.pushes {
+            let first = source.keys + 1;
+            text.push_str(&format!("settle(KEYS[{first}], KEYS[{}], KEYS[{}])\n", first + 1, first + 2));
+        }
+        if source.child.is_some() {
+            text.push_str(
+                "if parent then\n  local known, decoded = pcall(cjson.decode, parent)\n  \
+                 local queue = known and type(decoded) == 'table' and decoded['queueKey']\n  \
+                 if type(queue) == 'string' then settle(queue .. ':wait', queue .. ':paused', queue .. ':meta') end\nend\n",
+            );
+        }
+        text.push_str("return result\n");
+        Script::own(source.name, source.keys, source.pushes, text)
+    }
+
+    /// A script whose text is ours. `pushes` adds the queue's `wait`, `paused` and `meta` behind its keys.
+    pub fn own(name: &'static str, keys: usize, pushes: bool, text: String) -> Script {
+        let sha = redis::Script::new(&text).get_hash().to_string();
+        Script { name, keys, pushes, text, sha }
+    }
+
+    /// Calls the script. `settle` are the queue's `wait`, `paused` and `meta`, for scripts that may push to `wait`.
+    pub async fn call<T: FromRedisValue>(
+        &self,
+        link: &Link,
+        deadline: Duration,
+        keys: &[&str],
+        settle: [&str; 3],
+        arguments: &[&[u8]],
+    ) -> Result<T, Error> {
+        debug_assert_eq!(keys.len(), self.keys, "{}", self.name);
+        let number = keys.len() + if self.pushes { settle.len() } else { 0 };
+        let command = |verb: &str, script: &str| {
+            let mut command = redis::cmd(verb);
+            command.arg(script).arg(number).arg(keys);
+            if self.pushes {
+                command.arg(&settle[..]);
+            }
+            for argument in arguments {
+                command.arg(*argument);
+            }
+            command
+        };
+        let by_hash = command("EVALSHA", &self.sha);
+        link.with(self.name, deadline, async |mut connection| {
+            match connection.req_packed_command(&by_hash).await {
+                // A restarted Redis has forgotten the script: this call brings it again, later ones use the hash.
+                Err(error) if error.code() == Some("NOSCRIPT") => {
+                    connection.req_packed_command(&command("EVAL", &self.text)).await
+                }
+                other => other,
+            }
+            .and_then(|value| value.extract_error())
+            .and_then(|value| T::from_redis_value(value).map_err(Into::into))
+        })
+        .await
+    }
+}
