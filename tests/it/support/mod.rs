@@ -4,11 +4,16 @@
 #![allow(dead_code, reason = "not every test module uses every helper")]
 
 pub mod child;
+pub mod fleet;
 pub mod node;
+pub mod peer;
 pub mod postgres;
 pub mod process;
 pub mod redis;
+pub mod worker;
 
+#[allow(unused_imports, reason = "the modules that need it are built with the feature test-jobs")]
+pub use fleet::Fleet;
 pub use postgres::PostgresServer;
 pub use redis::RedisServer;
 

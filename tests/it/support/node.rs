@@ -1,6 +1,6 @@
 //! Node and the npm packages of `tests/peers`.
 
-use super::child;
+use super::{child, process::find_program};
 use nix::fcntl::{Flock, FlockArg};
 use std::{
     fs::{self, File},
@@ -34,24 +34,20 @@ fn install(folder: &Path) {
     if fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
         return;
     }
-    let mut npm = child::command("npm");
-    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(folder);
-    let output = child::run(npm, b"", Duration::from_secs(300)).expect("npm (Debian: apt install npm)");
-    assert!(
-        output.status.success(),
-        "npm ci in {} failed: {}{}",
-        folder.display(),
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let npm = find_program("npm").expect("npm on PATH (apt install npm)");
+    let arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+    let done = child::run(&npm, |c| _ = c.args(arguments).current_dir(folder), b"", Duration::from_secs(300));
+    let (status, folder) = (done.status, folder.display());
+    assert!(status.success(), "npm ci in {folder}: {status}\n{}{}", done.stdout, done.stderr);
     fs::write(&stamp, wanted).expect("the stamp in node_modules");
 }
 
-/// `node SCRIPT` in the peers' folder, to which arguments may be added; ends with the test.
-pub fn command(script: &str) -> Command {
-    let mut node = child::command("node");
-    node.arg(script).current_dir(peers());
-    node
+/// The program `node`.
+///
+/// # Panics
+/// It is not installed.
+pub fn program() -> PathBuf {
+    find_program("node").expect("node on PATH (apt install nodejs)")
 }
 
 /// Runs `node SCRIPT ARGS` in the peers' folder with `stdin` and returns what it printed.
@@ -59,12 +55,10 @@ pub fn command(script: &str) -> Command {
 /// # Panics
 /// The script failed or did not end within `deadline`; the message holds what it printed to stderr.
 pub fn run(script: &str, args: &[&str], stdin: &str, deadline: Duration) -> String {
-    let mut node = command(script);
-    node.args(args);
-    let output = child::run(node, stdin.as_bytes(), deadline).expect("node (Debian: apt install nodejs)");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "node {script} {args:?}: {}: {stderr}", output.status);
-    String::from_utf8(output.stdout).expect("node prints UTF-8")
+    let prepare = |command: &mut Command| _ = command.arg(script).args(args).current_dir(peers());
+    let done = child::run(&program(), prepare, stdin.as_bytes(), deadline);
+    assert!(done.status.success(), "node {script} {args:?}: {}\n{}", done.status, done.stderr);
+    done.stdout
 }
 
 #[cfg(test)]

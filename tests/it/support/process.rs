@@ -36,7 +36,10 @@ impl Guarded {
         thread::Builder::new()
             .name("server-keeper".into())
             .spawn(move || {
-                let _ = hand_over.send(command.spawn());
+                let child = command.spawn();
+                // The command holds our copies of pipes that were given to the child: open, they would hide its end.
+                drop(command);
+                let _ = hand_over.send(child);
                 let _ = end.recv();
             })
             .unwrap();

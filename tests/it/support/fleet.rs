@@ -1,0 +1,202 @@
+//! What an installation has, for one test: Redis, a migrated PostgreSQL, instances of the daemon, a BullMQ client.
+
+use super::{
+    PostgresServer, RedisServer, child,
+    peer::{Peer, QUEUE},
+    worker::{Worker, binary},
+};
+use redis::{Connection, FromRedisValue, ToRedisArgs};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Servers of its own, and what is done with them. Everything ends with it.
+pub struct Fleet {
+    pub peer: Peer,
+    pub redis: RedisServer,
+    pub postgres: PostgresServer,
+    pub connection: Connection,
+    runtime: Runtime,
+    folder: TempDir,
+}
+
+impl Fleet {
+    /// Starts the servers and migrates the database with `flohctl migrate`.
+    pub fn start() -> Fleet {
+        let redis = RedisServer::start();
+        let postgres = PostgresServer::start();
+        let peer = Peer::start(&redis);
+        let connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let folder = tempfile::Builder::new().prefix("floh-it-fleet-").tempdir().unwrap();
+        let fleet = Fleet { peer, redis, postgres, connection, runtime, folder };
+        let migrated = fleet.flohctl(&["migrate"]);
+        assert!(migrated.status.success(), "flohctl migrate: {}\n{}", migrated.status, migrated.stderr);
+        fleet
+    }
+
+    /// The environment file's variables, as an instance gets them.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut variables: BTreeMap<String, String> =
+            self.postgres.environment().into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+        variables.insert("REDIS_HOST".into(), "127.0.0.1".into());
+        variables.insert("REDIS_PORT".into(), self.redis.port().to_string());
+        variables.insert("WORKER_MODE".into(), "separate".into());
+        variables
+    }
+
+    /// Starts an instance and waits until it is ready; `settings` are added to the environment or replace its values.
+    pub fn worker(&self, instance: &str, settings: &[(&str, &str)]) -> Worker {
+        let mut worker = self.spawn_worker(instance, settings);
+        worker.wait_ready();
+        worker
+    }
+
+    /// The same without waiting.
+    pub fn spawn_worker(&self, instance: &str, settings: &[(&str, &str)]) -> Worker {
+        let mut environment = self.environment();
+        environment.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        let state = self.folder.path().join(format!("state-{instance}"));
+        fs::create_dir_all(&state).unwrap();
+        environment.entry("STATE_DIRECTORY".into()).or_insert(state.display().to_string());
+        Worker::spawn(instance, &environment.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Runs `flohctl ARGUMENTS` with the instances' environment.
+    pub fn flohctl(&self, arguments: &[&str]) -> child::Finished {
+        let environment = self.environment();
+        let prepare = |command: &mut std::process::Command| {
+            command.args(arguments).env_clear().envs(environment);
+        };
+        child::run(&binary("flohctl"), prepare, b"", Duration::from_secs(60))
+    }
+
+    /// See [`Peer::call`].
+    pub fn call(&mut self, version: u8, op: &str, arguments: Value) -> Value {
+        self.peer.call(version, op, arguments)
+    }
+
+    /// Adds a job to the worker's queue with BullMQ `version` and returns its id.
+    pub fn add(&mut self, version: u8, name: &str, data: Value, opts: Value) -> String {
+        let job = self.call(version, "add", json!({"name": name, "data": data, "opts": opts}));
+        job["id"].as_str().expect("an added job has an id").to_string()
+    }
+
+    /// What BullMQ `version` knows of a job; `Null` if there is none.
+    pub fn job(&mut self, version: u8, id: &str) -> Value {
+        self.call(version, "job", json!({"job": id}))
+    }
+
+    /// Waits until BullMQ `version` sees the job in `state`; returns what it knows of the job then.
+    ///
+    /// # Panics
+    /// Not within `limit`; the message holds what the client saw last.
+    pub fn wait_state(&mut self, version: u8, id: &str, state: &str, limit: Duration) -> Value {
+        let end = Instant::now() + limit;
+        loop {
+            let job = self.job(version, id);
+            if job["state"] == state {
+                return job;
+            }
+            assert!(Instant::now() < end, "job {id} is not {state} within {limit:?}: {job:#}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the worker's queue has as many jobs in each state as `wanted` says (an object of counts).
+    pub fn wait_counts(&mut self, version: u8, wanted: Value, limit: Duration) {
+        let end = Instant::now() + limit;
+        loop {
+            let counts = self.call(version, "counts", json!({}));
+            let wanted = wanted.as_object().unwrap();
+            if wanted.iter().all(|(state, number)| counts[state] == *number) {
+                return;
+            }
+            assert!(Instant::now() < end, "not {wanted:?} within {limit:?}, but {counts}");
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
+    /// The key of the worker's queue with this ending.
+    pub fn key(&self, ending: &str) -> String {
+        format!("bull:{QUEUE}:{ending}")
+    }
+
+    /// Runs a Redis command.
+    pub fn redis<T: FromRedisValue>(&mut self, command: &str, arguments: &[&(dyn ToBytes + Sync)]) -> T {
+        let mut command = redis::cmd(command);
+        for argument in arguments {
+            command.arg(argument.to_bytes());
+        }
+        command.query(&mut self.connection).unwrap_or_else(|e| panic!("{command:?}: {e}"))
+    }
+
+    /// The queue's event stream as it is in Redis.
+    pub fn stream(&mut self) -> Vec<Event> {
+        let key = self.key("events");
+        let entries: redis::streams::StreamRangeReply = self.redis("XRANGE", &[&key, &"-", &"+"]);
+        let event = |entry: redis::streams::StreamId| {
+            let field = |name: &str| entry.get::<String>(name);
+            let (at, _) = entry.id.split_once('-').unwrap();
+            Event { at: at.parse().unwrap(), name: field("event").unwrap_or_default(), job: field("jobId"), entry }
+        };
+        entries.ids.into_iter().map(event).collect()
+    }
+
+    /// When (Redis' milliseconds) the job became active, each time.
+    pub fn starts(&mut self, id: &str) -> Vec<u64> {
+        let mut events = self.stream();
+        events.retain(|event| event.name == "active" && event.job.as_deref() == Some(id));
+        events.iter().map(|event| event.at).collect()
+    }
+
+    /// The ids of the jobs in the order in which they became active.
+    pub fn start_order(&mut self) -> Vec<String> {
+        self.stream().into_iter().filter(|event| event.name == "active").filter_map(|event| event.job).collect()
+    }
+
+    /// Rows of a query by a superuser, each column as text.
+    pub fn sql(&self, query: &str) -> Vec<Vec<Option<String>>> {
+        self.runtime.block_on(async {
+            let rows = self.postgres.admin().await.simple_query(query).await.unwrap();
+            let rows = rows.into_iter().filter_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            });
+            rows.map(|row| (0..row.len()).map(|i| row.get(i).map(ToString::to_string)).collect()).collect()
+        })
+    }
+
+    /// How often each key was written by `test.effect` and committed.
+    pub fn effects(&self) -> BTreeMap<String, u64> {
+        let query = "SELECT key, count(*) FROM floh_worker.test_effect GROUP BY key";
+        let rows = self.sql(query).into_iter();
+        rows.map(|row| (row[0].clone().unwrap(), row[1].as_deref().unwrap().parse().unwrap())).collect()
+    }
+}
+
+/// One entry of the event stream.
+#[derive(Debug)]
+pub struct Event {
+    /// Redis' milliseconds.
+    pub at: u64,
+    pub name: String,
+    pub job: Option<String>,
+    pub entry: redis::streams::StreamId,
+}
+
+/// An argument of a Redis command.
+pub trait ToBytes {
+    fn to_bytes(&self) -> Vec<u8>;
+}
+
+impl<T: ToRedisArgs> ToBytes for T {
+    fn to_bytes(&self) -> Vec<u8> {
+        self.to_redis_args().concat()
+    }
+}
