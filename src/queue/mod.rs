@@ -4,6 +4,7 @@
 //! acknowledges, retries, fails or hands it back and takes the next.
 
 pub mod connection;
+pub mod cron;
 pub mod error;
 pub mod job;
 pub mod keys;

@@ -8,5 +8,6 @@
     reason = "a test fails by panicking, and clippy does not see helpers outside #[test] functions as tests"
 )]
 
+mod cron_parity;
 mod harness;
 mod support;
