@@ -242,6 +242,11 @@ impl Backoff {
         Duration::from_millis(rand::random_range(ceiling / 2..=ceiling))
     }
 
+    /// Whether an attempt failed since the last reset.
+    pub fn is_raised(&self) -> bool {
+        self.0 > 0
+    }
+
     /// Starts again from the shortest.
     pub fn reset(&mut self) {
         self.0 = 0;

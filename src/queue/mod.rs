@@ -3,16 +3,30 @@
 //! A job's way: [`fetch`] takes it, [`consumer`] gives it a slot, `slot` has it processed under a [`lease`], [`finish`]
 //! acknowledges, retries, fails or hands it back and takes the next.
 
+pub mod add;
 pub mod connection;
+pub mod consumer;
 pub mod cron;
 pub mod error;
+pub mod fetch;
+pub mod finish;
 pub mod job;
 pub mod keys;
+pub mod lease;
 pub mod options;
+pub mod panics;
+pub mod processor;
+pub mod pulse;
+pub mod schedulers;
 pub mod scripts;
+mod slot;
+mod stalled;
+mod state;
+mod sweep;
 
 pub use error::Error;
 pub use job::Job;
+pub use processor::{BoxFuture, Execution, Failure, Outcome, Processor};
 
 use crate::config::{QueueConfig, RedisConfig};
 use connection::{COMMAND_DEADLINE, Fate, Link};

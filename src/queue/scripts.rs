@@ -127,11 +127,16 @@ impl Script {
             );
         }
         text.push_str("return result\n");
-        Script::own(source.name, source.keys, source.pushes, text)
+        Script::new(source.name, source.keys, source.pushes, text)
     }
 
-    /// A script whose text is ours. `pushes` adds the queue's `wait`, `paused` and `meta` behind its keys.
-    pub fn own(name: &'static str, keys: usize, pushes: bool, text: String) -> Script {
+    /// A script whose text is ours. With `pushes` it finds the queue's `wait`, `paused` and `meta` behind its keys, and
+    /// the function `settle` to call when it has pushed.
+    pub fn own(name: &'static str, keys: usize, pushes: bool, text: &str) -> Script {
+        Script::new(name, keys, pushes, format!("{}{text}", if pushes { SETTLE } else { "" }))
+    }
+
+    fn new(name: &'static str, keys: usize, pushes: bool, text: String) -> Script {
         let sha = redis::Script::new(&text).get_hash().to_string();
         Script { name, keys, pushes, text, sha }
     }

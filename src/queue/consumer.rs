@@ -1,0 +1,236 @@
+//! The consumer: one loop that fetches while there is a free slot, waits on the marker while there is nothing, and the
+//! housekeeping beside it.
+
+use super::{
+    Error, Job, Queue,
+    connection::{Backoff, Link},
+    fetch::{Fetched, LONGEST_BLOCK, Wait},
+    lease::{Leases, uptime_ms},
+    processor::Processor,
+    pulse::{Condition, Pulse},
+    slot::Shared,
+    stalled::STALLED_PERIOD,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How often the loop shows that it lives while every slot has a job, and asks again while it holds.
+const LOOK: Duration = Duration::from_millis(500);
+/// When to look for jobs of lost answers after an error: a frozen Redis runs what it was sent when it thaws.
+const LOOKS_AFTER_ERROR: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
+
+/// What a consumer is made of.
+pub struct Parts {
+    /// The queue.
+    pub queue: Arc<Queue>,
+    /// The link of the blocked read.
+    pub blocking: Link,
+    /// Leases, shared with the renewal thread.
+    pub leases: Arc<Leases>,
+    /// Counters and condition.
+    pub pulse: Arc<Pulse>,
+    /// Who runs the jobs.
+    pub processor: Arc<dyn Processor>,
+    /// Jobs at a time.
+    pub concurrency: usize,
+    /// What BullMQ shows as `processedBy`.
+    pub worker: String,
+}
+
+/// Fetches and runs jobs until told to stop.
+pub struct Consumer {
+    shared: Arc<Shared>,
+    blocking: Link,
+    concurrency: usize,
+    slots: TaskTracker,
+}
+
+impl Consumer {
+    /// A consumer that fetches nothing once `stop` is cancelled.
+    pub fn new(parts: Parts, stop: CancellationToken) -> Consumer {
+        Consumer {
+            blocking: parts.blocking,
+            concurrency: parts.concurrency.max(1),
+            slots: TaskTracker::new(),
+            shared: Arc::new(Shared {
+                queue: parts.queue,
+                leases: parts.leases,
+                pulse: parts.pulse,
+                processor: parts.processor,
+                worker: parts.worker,
+                stop,
+                suspicious: tokio::sync::Notify::new(),
+            }),
+        }
+    }
+
+    /// Fetches until stopped; returns when the last running job has ended.
+    pub async fn run(&self) {
+        let stop = self.shared.stop.clone();
+        let house = tokio::spawn({
+            let shared = Arc::clone(&self.shared);
+            async move { shared.keep_house().await }
+        });
+        self.fetch_loop(&stop).await;
+        self.shared.pulse.turn(Condition::Draining);
+        // A read that still blocks would swallow the marker that announces a job to somebody else.
+        self.blocking.close().await;
+        self.slots.close();
+        self.slots.wait().await;
+        house.abort();
+    }
+
+    async fn fetch_loop(&self, stop: &CancellationToken) {
+        let slots = Arc::new(Semaphore::new(self.concurrency));
+        let mut backoff = Backoff::default();
+        while !stop.is_cancelled() {
+            let Some(permit) = self.free_slot(&slots, stop).await else { continue };
+            if let Some(why) = self.shared.processor.hold() {
+                self.shared.pulse.turn(Condition::Holding(why));
+                drop(permit);
+                stop.run_until_cancelled(tokio::time::sleep(LOOK)).await;
+                continue;
+            }
+            match self.fetch(permit, stop).await {
+                Ok(None) => backoff.reset(),
+                Ok(Some(wait)) => {
+                    backoff.reset();
+                    stop.run_until_cancelled(self.wait(wait)).await;
+                }
+                Err(error) => {
+                    if !backoff.is_raised() {
+                        tracing::warn!("no fetch: {error}");
+                    }
+                    self.shared.pulse.turn(Condition::Disconnected(error.to_string()));
+                    self.shared.suspicious.notify_one();
+                    stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay())).await;
+                }
+            }
+        }
+    }
+
+    async fn free_slot(&self, slots: &Arc<Semaphore>, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            permit = Arc::clone(slots).acquire_owned() => permit.ok(),
+            () = stop.cancelled() => None,
+            () = tokio::time::sleep(LOOK) => {
+                self.shared.pulse.turn(Condition::Full);
+                None
+            }
+        }
+    }
+
+    /// One fetch. The answer is awaited even when a stop comes meanwhile: it may bring a job.
+    async fn fetch(&self, permit: OwnedSemaphorePermit, stop: &CancellationToken) -> Result<Option<Wait>, Error> {
+        let shared = &self.shared;
+        let token = shared.leases.begin_fetch();
+        let asked = uptime_ms();
+        match shared.queue.fetch(&token, &shared.worker).await {
+            Ok(Fetched::Job(job)) => {
+                shared.pulse.turn(Condition::Fetching);
+                shared.pulse.round_trip();
+                if stop.is_cancelled() {
+                    self.give_back(*job, &token).await;
+                    return Ok(None);
+                }
+                let shared = Arc::clone(shared);
+                // On record as a lease before the task is scheduled: a drain must see it.
+                let lease = shared.leases.fetched(&token, &job.id, asked);
+                self.slots.spawn(async move {
+                    shared.run(job, lease).await;
+                    drop(permit);
+                });
+                Ok(None)
+            }
+            Ok(Fetched::Nothing(wait)) => {
+                shared.leases.retire(&token);
+                shared.pulse.turn(match wait {
+                    Wait::RateLimited(_) => Condition::RateLimited,
+                    _ => Condition::Fetching,
+                });
+                shared.pulse.round_trip();
+                Ok(Some(wait))
+            }
+            Err(error) => {
+                shared.leases.retire(&token);
+                Err(error)
+            }
+        }
+    }
+
+    async fn give_back(&self, job: Job, token: &str) {
+        match self.shared.queue.hand_back(&job.id, token).await {
+            Ok(Ok(())) => tracing::info!(floh_job_id = %job.id, "fetched during the stop: handed back"),
+            other => tracing::warn!(floh_job_id = %job.id, "fetched during the stop, not handed back: {other:?}"),
+        }
+        self.shared.leases.retire(token);
+    }
+
+    /// Waits until there may be something to fetch, at most 2 s.
+    async fn wait(&self, wait: Wait) {
+        let limit = match wait {
+            // While the limit is used up the marker stays set: reading it would only spin.
+            Wait::RateLimited(left) => {
+                tokio::time::sleep(left.clamp(Duration::from_millis(1), LONGEST_BLOCK)).await;
+                return;
+            }
+            Wait::Empty => LONGEST_BLOCK,
+            Wait::Until(due_ms) => match self.shared.queue.now_ms().await {
+                Ok(now_ms) => Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)).min(LONGEST_BLOCK),
+                Err(_) => return,
+            },
+        };
+        if let Err(error) = self.shared.queue.await_marker(&self.blocking, limit).await {
+            tracing::debug!("the read on the marker ended: {error}");
+            // The fetch that follows tells what is wrong; here it must only not spin.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Shared {
+    /// Stalled checks, the look for jobs of lost answers, and the slow sweep.
+    async fn keep_house(self: Arc<Self>) {
+        tokio::join!(self.check_stalled_for_ever(), self.look_for_orphans_for_ever(), self.sweep_for_ever());
+    }
+
+    async fn check_stalled_for_ever(&self) {
+        loop {
+            match self.queue.check_stalled().await {
+                Ok(stalled) => {
+                    for id in stalled {
+                        tracing::warn!(floh_job_id = %id, "stalled: nobody held its lock, it waits again");
+                    }
+                }
+                Err(error) => tracing::debug!("no stalled check: {error}"),
+            }
+            let jitter = Duration::from_millis(rand::random_range(0..3000));
+            tokio::time::sleep(STALLED_PERIOD + jitter).await;
+        }
+    }
+
+    async fn look_for_orphans_for_ever(&self) {
+        loop {
+            self.suspicious.notified().await;
+            for pause in LOOKS_AFTER_ERROR {
+                tokio::time::sleep(pause).await;
+                let mut backoff = Backoff::default();
+                while let Err(error) = self.queue.hand_back_orphans(&self.leases, &self.worker).await {
+                    tracing::debug!("no look for jobs of lost answers: {error}");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+            }
+        }
+    }
+
+    async fn sweep_for_ever(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(rand::random_range(20_000..40_000))).await;
+            if let Err(error) = self.queue.restore_lost_jobs().await {
+                tracing::debug!("no search for lost jobs: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Leases: which jobs this process holds, until when, and the thread that renews their locks.
+//!
+//! Renewal has its own thread and connection, so that neither a busy runtime nor a slow command delays it. The answer is
+//! read: a lock that is no longer ours cancels the job's handler at once. Where no answer comes, the handler is
+//! cancelled before the lock could have passed on, by a clock that also counts while the machine sleeps.
+
+use super::{
+    Queue,
+    connection::{Backoff, COMMAND_DEADLINE, Link},
+    error::Error,
+    scripts,
+};
+use nix::time::{ClockId, clock_gettime};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long a lock lives unless it is renewed: BullMQ's own default.
+pub const LOCK_DURATION: Duration = Duration::from_secs(30);
+/// Renewal period.
+const RENEWAL_PERIOD: Duration = Duration::from_secs(10);
+/// A handler is cancelled this long before its lock can expire.
+const MARGIN: Duration = Duration::from_secs(4);
+
+/// Why a handler was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The lock passed on, or may soon: nothing of the job may be written any more.
+    LeaseLost,
+    /// The drain's deadline passed, or a second signal came: the job is handed back.
+    Interrupted,
+}
+
+/// The right to work on one job until its lock expires.
+#[derive(Debug)]
+pub struct Lease {
+    /// The job.
+    pub job_id: String,
+    /// The lock's token: our invocation and the number of the fetch.
+    pub token: String,
+    /// When the job was fetched, by [`uptime_ms`].
+    pub since_ms: i64,
+    confirmed_ms: AtomicI64,
+    finishing: AtomicBool,
+    cancel: CancellationToken,
+    why: AtomicU8,
+}
+
+impl Lease {
+    /// Waits until the handler has to stop.
+    pub async fn cancelled(&self) -> Cancelled {
+        self.cancel.cancelled().await;
+        self.cancellation().unwrap_or(Cancelled::Interrupted)
+    }
+
+    /// The token that handlers watch.
+    pub fn token_of_cancellation(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// Whether, and why, the handler was told to stop.
+    pub fn cancellation(&self) -> Option<Cancelled> {
+        match self.why.load(Ordering::Acquire) {
+            1 => Some(Cancelled::LeaseLost),
+            2 => Some(Cancelled::Interrupted),
+            _ => None,
+        }
+    }
+
+    /// Tells the handler to stop. A lost lease outranks an interruption: it must not be handed back.
+    pub fn cancel(&self, why: Cancelled) {
+        match why {
+            Cancelled::LeaseLost => self.why.store(1, Ordering::Release),
+            Cancelled::Interrupted => {
+                let _ = self.why.compare_exchange(0, 2, Ordering::AcqRel, Ordering::Acquire);
+            }
+        }
+        self.cancel.cancel();
+    }
+
+    /// From now on the finish's own answer decides, and a renewal that finds no lock is no surprise.
+    pub fn finishing(&self) {
+        self.finishing.store(true, Ordering::Release);
+    }
+}
+
+#[derive(Default)]
+struct Book {
+    fetching: HashSet<String>,
+    held: HashMap<String, Arc<Lease>>,
+}
+
+/// All leases of this process.
+pub struct Leases {
+    invocation: Uuid,
+    sequence: AtomicU64,
+    turns: AtomicU64,
+    book: Mutex<Book>,
+}
+
+impl Leases {
+    /// No leases yet. The invocation is random, part of every token, and never used by another process.
+    pub fn new(invocation: Uuid) -> Self {
+        Leases { invocation, sequence: AtomicU64::new(0), turns: AtomicU64::new(0), book: Mutex::default() }
+    }
+
+    /// This process life's id.
+    pub fn invocation(&self) -> Uuid {
+        self.invocation
+    }
+
+    /// How often the renewal thread turned, with any outcome.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// What every token of this invocation begins with.
+    pub fn token_prefix(&self) -> String {
+        format!("{}:", self.invocation)
+    }
+
+    /// A new token for one fetch, on record until [`Leases::fetched`] or [`Leases::retire`].
+    pub fn begin_fetch(&self) -> String {
+        let token = format!("{}:{}", self.invocation, self.sequence.fetch_add(1, Ordering::Relaxed));
+        self.book().fetching.insert(token.clone());
+        token
+    }
+
+    /// Forgets a token: its fetch brought nothing, or its answer was lost. It is never used again.
+    pub fn retire(&self, token: &str) {
+        self.book().fetching.remove(token);
+    }
+
+    /// The fetch with this token brought this job; `asked_ms` is when it was sent, the earliest that its lock began.
+    pub fn fetched(&self, token: &str, job_id: &str, asked_ms: i64) -> Arc<Lease> {
+        let lease = Arc::new(Lease {
+            job_id: job_id.to_string(),
+            token: token.to_string(),
+            since_ms: asked_ms,
+            confirmed_ms: AtomicI64::new(asked_ms),
+            finishing: AtomicBool::new(false),
+            cancel: CancellationToken::new(),
+            why: AtomicU8::new(0),
+        });
+        let mut book = self.book();
+        book.fetching.remove(token);
+        book.held.insert(job_id.to_string(), Arc::clone(&lease));
+        lease
+    }
+
+    /// The job is finished, handed back or lost.
+    pub fn ended(&self, lease: &Lease) {
+        let mut book = self.book();
+        // The same job may already be held anew, under the same token: a retry that its own finish fetched.
+        if book.held.get(&lease.job_id).is_some_and(|held| std::ptr::eq(&**held, lease)) {
+            book.held.remove(&lease.job_id);
+        }
+    }
+
+    /// Whether a job that is locked with this token is in our hands, or may be on its way.
+    pub fn knows(&self, token: &str) -> bool {
+        let book = self.book();
+        book.fetching.contains(token) || book.held.values().any(|lease| lease.token == token)
+    }
+
+    /// The leases held now.
+    pub fn held(&self) -> Vec<Arc<Lease>> {
+        self.book().held.values().cloned().collect()
+    }
+
+    /// Tells every handler to stop.
+    pub fn cancel_all(&self, why: Cancelled) {
+        for lease in self.held() {
+            lease.cancel(why);
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cancels what could expire before the next look, and says which leases want renewal.
+    fn due(&self, now_ms: i64) -> Vec<Arc<Lease>> {
+        let last_moment = i64::try_from((LOCK_DURATION - MARGIN).as_millis()).unwrap_or(i64::MAX);
+        let held = self.held();
+        for lease in &held {
+            let unconfirmed = now_ms - lease.confirmed_ms.load(Ordering::Acquire);
+            if unconfirmed >= last_moment
+                && !lease.finishing.load(Ordering::Acquire)
+                && lease.cancellation() != Some(Cancelled::LeaseLost)
+            {
+                tracing::error!(
+                    floh_job_id = %lease.job_id,
+                    "the lock could not be renewed for {} s and may soon pass on: the job is cancelled",
+                    unconfirmed / 1000
+                );
+                lease.cancel(Cancelled::LeaseLost);
+            }
+        }
+        held.into_iter().filter(|lease| lease.cancellation() != Some(Cancelled::LeaseLost)).collect()
+    }
+}
+
+/// Milliseconds of a clock that never jumps and goes on while the machine sleeps.
+pub fn uptime_ms() -> i64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.tv_sec() * 1000 + time.tv_nsec() / 1_000_000)
+}
+
+/// Renews the locks of all leases until `stop`; runs on its own thread with its own connection.
+pub struct Renewer {
+    queue: Arc<Queue>,
+    link: Link,
+    leases: Arc<Leases>,
+}
+
+impl Renewer {
+    /// A renewer over its own link.
+    pub fn new(queue: Arc<Queue>, link: Link, leases: Arc<Leases>) -> Self {
+        Renewer { queue, link, leases }
+    }
+
+    /// Starts the thread. It ends when `stop` is cancelled.
+    pub fn start(self, stop: CancellationToken) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("lease-renewer".into())
+            .spawn(move || runtime.block_on(async { stop.run_until_cancelled(self.run()).await.unwrap_or_default() }))
+    }
+
+    async fn run(&self) {
+        let mut backoff = Backoff::default();
+        let mut renewed_at = uptime_ms();
+        loop {
+            // The look at the clock is more frequent than the renewal: it is what protects a lease while Redis is silent.
+            let now = uptime_ms();
+            let leases = self.leases.due(now);
+            let since = Duration::from_millis(u64::try_from(now - renewed_at).unwrap_or(0));
+            let mut pause = Duration::from_millis(500);
+            if since >= RENEWAL_PERIOD || backoff.is_raised() {
+                match self.renew(&leases).await {
+                    Ok(()) => {
+                        renewed_at = now;
+                        backoff.reset();
+                    }
+                    Err(error) => {
+                        tracing::warn!("locks not renewed: {error}");
+                        pause = backoff.next_delay();
+                    }
+                }
+            }
+            self.leases.turns.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn renew(&self, leases: &[Arc<Lease>]) -> Result<(), Error> {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let tokens = pack(&leases.iter().map(|lease| lease.token.as_str()).collect::<Vec<_>>())?;
+        let ids = pack(&leases.iter().map(|lease| lease.job_id.as_str()).collect::<Vec<_>>())?;
+        let duration = LOCK_DURATION.as_millis().to_string();
+        let asked = uptime_ms();
+        let lost: Vec<String> = scripts::EXTEND_LOCKS
+            .call(
+                &self.link,
+                COMMAND_DEADLINE,
+                &[&self.queue.keys.stalled],
+                self.queue.settle(),
+                &[self.queue.keys.base.as_bytes(), &tokens, &ids, duration.as_bytes()],
+            )
+            .await?;
+        let lost: HashSet<&str> = lost.iter().map(String::as_str).collect();
+        for lease in leases {
+            if !lost.contains(lease.job_id.as_str()) {
+                lease.confirmed_ms.store(asked, Ordering::Release);
+            } else if !lease.finishing.load(Ordering::Acquire) {
+                tracing::error!(floh_job_id = %lease.job_id, "the lock is no longer ours: the job is cancelled");
+                lease.cancel(Cancelled::LeaseLost);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// MessagePack, as the scripts unpack it.
+pub(crate) fn pack<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
+    rmp_serde::to_vec_named(value).map_err(|error| Error::answer("msgpack", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fetch_has_its_own_token_and_a_retired_one_is_unknown() {
+        let leases = Leases::new(Uuid::new_v4());
+        let (one, two) = (leases.begin_fetch(), leases.begin_fetch());
+        assert_ne!(one, two);
+        assert!(one.starts_with(&leases.token_prefix()));
+        leases.retire(&one);
+        assert!(!leases.knows(&one) && leases.knows(&two));
+        let lease = leases.fetched(&two, "7", uptime_ms());
+        assert!(leases.knows(&two));
+        leases.ended(&lease);
+        assert!(!leases.knows(&two));
+    }
+
+    #[test]
+    fn a_lease_is_cancelled_before_its_lock_can_expire() {
+        let leases = Leases::new(Uuid::new_v4());
+        let token = leases.begin_fetch();
+        let lease = leases.fetched(&token, "7", 1_000_000);
+        assert_eq!(leases.due(1_000_000 + 25_900).len(), 1);
+        assert_eq!(lease.cancellation(), None);
+        assert!(leases.due(1_000_000 + 26_000).is_empty());
+        assert_eq!(lease.cancellation(), Some(Cancelled::LeaseLost));
+    }
+
+    #[test]
+    fn a_lost_lease_outranks_an_interruption() {
+        let leases = Leases::new(Uuid::new_v4());
+        let lease = leases.fetched(&leases.begin_fetch(), "7", 0);
+        lease.cancel(Cancelled::Interrupted);
+        lease.cancel(Cancelled::LeaseLost);
+        lease.cancel(Cancelled::Interrupted);
+        assert_eq!(lease.cancellation(), Some(Cancelled::LeaseLost));
+    }
+}

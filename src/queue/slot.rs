@@ -1,0 +1,349 @@
+//! One slot: a job from its fetch to its end, and the next one that the end brought.
+
+use super::{
+    Error, Job, Queue,
+    connection::Backoff,
+    fetch::Fetched,
+    finish::{Ending, FetchNext, Finished, Reason, Refusal},
+    lease::{Cancelled, Lease, Leases, uptime_ms},
+    panics,
+    processor::{Execution, Failure, Outcome, Processor},
+    pulse::{Pulse, Tally},
+    schedulers,
+    state::Place,
+};
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+/// How long a cancelled handler may take to let go before its job is handed back all the same.
+const LET_GO: Duration = Duration::from_millis(500);
+
+/// What every slot of a consumer shares.
+pub(crate) struct Shared {
+    pub queue: Arc<Queue>,
+    pub leases: Arc<Leases>,
+    pub pulse: Arc<Pulse>,
+    pub processor: Arc<dyn Processor>,
+    /// What BullMQ shows as `processedBy`.
+    pub worker: String,
+    /// No more fetches.
+    pub stop: CancellationToken,
+    /// Something may have been taken without our knowing: look for it.
+    pub suspicious: tokio::sync::Notify,
+}
+
+/// What is left of a token after a job's end.
+enum Token {
+    /// It locks the next job, asked for at this time.
+    Next(Box<Job>, i64),
+    /// It is not used again.
+    Retired,
+}
+
+impl Shared {
+    /// Works on a job, and on those that its end brings, until there is none.
+    pub async fn run(self: &Arc<Self>, first: Box<Job>, first_lease: Arc<Lease>) {
+        let (mut job, mut lease) = (first, first_lease);
+        loop {
+            let span = tracing::info_span!(
+                "job",
+                floh_job_id = %job.id,
+                floh_job_name = %job.name,
+                floh_attempt = job.attempt()
+            );
+            let left = self.one(*job, Arc::clone(&lease)).instrument(span).await;
+            let Token::Next(next, asked_ms) = left else {
+                self.leases.ended(&lease);
+                return;
+            };
+            // On record before the old lease goes: at no moment is the token unknown.
+            let next_lease = self.leases.fetched(&lease.token, &next.id, asked_ms);
+            self.leases.ended(&lease);
+            (job, lease) = (next, next_lease);
+        }
+    }
+
+    async fn one(self: &Arc<Self>, mut job: Job, lease: Arc<Lease>) -> Token {
+        for mistake in &job.options.mistakes {
+            tracing::warn!("an option of the job is ignored: {mistake}");
+        }
+        if let Err(error) = self.continue_schedule(&job, &lease).await {
+            tracing::error!("the next iteration of {:?} was not added: {error}", job.repeat_job_key);
+        }
+        if job.is_stall_verdict() && self.overrule_stall(&job.id).await {
+            job.deferred_failure = None;
+        }
+        let started = std::time::Instant::now();
+        let execution = Arc::new(Execution { job, lease: Arc::clone(&lease), queue: Arc::clone(&self.queue) });
+        let outcome = self.outcome(&execution).await;
+        let took = started.elapsed();
+        self.end(&execution.job, &lease, outcome, took).await
+    }
+
+    /// Runs the handler in a task of its own, so that a panic ends only it and a cancellation need not wait for it.
+    async fn outcome(self: &Arc<Self>, execution: &Arc<Execution>) -> Outcome {
+        let job = &execution.job;
+        if let Some(reason) = job.defect.clone().or_else(|| job.deferred_failure.clone()) {
+            return Outcome::Failed(Failure { reason, stack: None, retry: false });
+        }
+        let processing = Arc::clone(&self.processor).process(Arc::clone(execution));
+        let mut task = tokio::spawn(panics::catch(processing).in_current_span());
+        let joined = tokio::select! {
+            joined = &mut task => joined,
+            why = execution.lease.cancelled() => {
+                // It may end by itself, with a result that is worth keeping, before it is dropped at its next await.
+                match tokio::time::timeout(LET_GO, &mut task).await {
+                    Ok(joined) if why == Cancelled::Interrupted => joined,
+                    _ => {
+                        task.abort();
+                        return match why {
+                            Cancelled::LeaseLost => Outcome::Lost("the lease was lost".into()),
+                            Cancelled::Interrupted => Outcome::Interrupted("the worker stops".into()),
+                        };
+                    }
+                }
+            }
+        };
+        match joined {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => Outcome::Failed(Failure {
+                reason: format!("panic: {}", panic.message),
+                stack: panic.stack,
+                retry: true,
+            }),
+            Err(error) => Outcome::Interrupted(format!("the handler's task ended: {error}")),
+        }
+    }
+
+    async fn end(&self, job: &Job, lease: &Lease, outcome: Outcome, took: Duration) -> Token {
+        let ending = match outcome {
+            Outcome::Completed { value, epoch } => Ending::Completed { value: value.to_string(), epoch },
+            Outcome::Failed(failure) => ending_of(job, failure),
+            Outcome::Interrupted(why) => {
+                self.hand_back(job, lease, &why).await;
+                return Token::Retired;
+            }
+            Outcome::Lost(why) => {
+                self.pulse.count(Tally::Lost);
+                tracing::error!("lease lost, nothing more is written: {why}");
+                return Token::Retired;
+            }
+        };
+        self.finish(job, lease, ending, took).await
+    }
+
+    /// Finishes over as many connections as it takes; only the first call fetches the next job.
+    async fn finish(&self, job: &Job, lease: &Lease, mut ending: Ending, took: Duration) -> Token {
+        lease.finishing();
+        let mut backoff = Backoff::default();
+        let mut sent_before = false;
+        loop {
+            let wanted = !sent_before && !self.stop.is_cancelled() && self.processor.hold().is_none();
+            let next = FetchNext { wanted, worker: &self.worker };
+            let asked = uptime_ms();
+            match self.queue.finish(job, &lease.token, &ending, next).await {
+                Ok(Finished::Done(fetched)) => {
+                    self.tell(&ending, took);
+                    return match fetched {
+                        Fetched::Job(next) => Token::Next(next, asked),
+                        Fetched::Nothing(_) => Token::Retired,
+                    };
+                }
+                Ok(Finished::Refused(refusal)) => match self.judge(job, lease, refusal, sent_before).await {
+                    Verdict::Done => {
+                        self.tell(&ending, took);
+                        return Token::Retired;
+                    }
+                    Verdict::Again => sent_before = true,
+                    Verdict::Instead(failure) => ending = ending_of(job, failure),
+                    Verdict::Lost(why) => {
+                        self.pulse.count(Tally::Lost);
+                        tracing::error!("could not be finished, because {why}");
+                        return Token::Retired;
+                    }
+                },
+                Err(error) if error.is_unavailable() => {
+                    if !sent_before {
+                        tracing::warn!("finishing is tried again: {error}");
+                    }
+                    sent_before = true;
+                    // The script may have run, and may have taken a job with it.
+                    self.suspicious.notify_one();
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                Err(error) => {
+                    self.pulse.count(Tally::Lost);
+                    tracing::error!("could not be finished: {error}; the stalled check will bring it back");
+                    return Token::Retired;
+                }
+            }
+        }
+    }
+
+    async fn judge(&self, job: &Job, lease: &Lease, refusal: Refusal, sent_before: bool) -> Verdict {
+        let lost = |why: &str| Verdict::Lost(why.to_string());
+        match refusal {
+            Refusal::PendingChildren => Verdict::Instead(Failure {
+                reason: "the job has children that are pending".into(),
+                stack: None,
+                retry: true,
+            }),
+            Refusal::FailedChildren => {
+                Verdict::Instead(Failure { reason: "the job has failed children".into(), stack: None, retry: true })
+            }
+            Refusal::OthersLock => lost("another worker holds its lock"),
+            Refusal::Unknown(code) => lost(&format!("the script answered {code}")),
+            // With a call before it whose answer was lost, a job that is gone or moved on is what that call did.
+            Refusal::Missing if sent_before => Verdict::Done,
+            Refusal::Missing => lost("its hash is gone: it was removed"),
+            Refusal::NoLock | Refusal::NotActive => match self.place(&job.id).await {
+                Place::Finished if sent_before => Verdict::Done,
+                Place::Waiting if sent_before => Verdict::Done,
+                Place::Active => match self.queue.relock(&job.id, &lease.token).await {
+                    Ok(true) => Verdict::Again,
+                    Ok(false) => lost("another worker holds its lock"),
+                    Err(error) if error.is_unavailable() => Verdict::Again,
+                    Err(error) => lost(&error.to_string()),
+                },
+                place => lost(&format!("it is {place} although this worker held it")),
+            },
+        }
+    }
+
+    async fn place(&self, id: &str) -> Place {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.queue.place(id).await {
+                Ok(place) => return place,
+                Err(error) if error.is_unavailable() => tokio::time::sleep(backoff.next_delay()).await,
+                Err(error) => {
+                    tracing::error!("the job's state cannot be read: {error}");
+                    return Place::Nowhere;
+                }
+            }
+        }
+    }
+
+    async fn hand_back(&self, job: &Job, lease: &Lease, why: &str) {
+        lease.finishing();
+        let mut backoff = Backoff::default();
+        loop {
+            match self.queue.hand_back(&job.id, &lease.token).await {
+                Ok(Ok(())) => {
+                    self.pulse.count(Tally::HandedBack);
+                    tracing::warn!("handed back, no attempt charged: {why}");
+                    return;
+                }
+                Ok(Err(refusal)) => {
+                    self.pulse.count(Tally::Lost);
+                    tracing::error!("could not be handed back ({refusal:?}): {why}");
+                    return;
+                }
+                Err(error) if error.is_unavailable() => tokio::time::sleep(backoff.next_delay()).await,
+                Err(error) => {
+                    tracing::error!("could not be handed back: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Adds a scheduler's next iteration before its job runs, so that a crash in between cannot end the chain.
+    async fn continue_schedule(&self, job: &Job, lease: &Lease) -> Result<(), Error> {
+        if job.repeat_job_key.is_none() {
+            return Ok(());
+        }
+        let mut backoff = Backoff::default();
+        loop {
+            match schedulers::continue_chain(&self.queue, job).await {
+                Err(error) if error.is_unavailable() && lease.cancellation().is_none() => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Clears the stall verdict of a Node worker's check: whether a job is poison is not a question of how often its
+    /// worker was restarted.
+    async fn overrule_stall(&self, id: &str) -> bool {
+        match self.queue.clear_deferred_failure(id).await {
+            Ok(()) => {
+                tracing::warn!("another worker's stalled check had condemned this job: it runs all the same");
+                true
+            }
+            Err(error) => {
+                tracing::warn!("the stall verdict was not cleared: {error}");
+                true
+            }
+        }
+    }
+
+    fn tell(&self, ending: &Ending, took: Duration) {
+        let took = took.as_secs_f64();
+        match ending {
+            Ending::Completed { .. } => {
+                self.pulse.count(Tally::Completed);
+                tracing::info!("completed in {took:.3} s");
+            }
+            Ending::Failed(reason) => {
+                self.pulse.count(Tally::Failed);
+                tracing::error!("failed after {took:.3} s: {}", reason.text);
+            }
+            Ending::Retried(reason, delay) => {
+                self.pulse.count(Tally::Retried);
+                tracing::warn!("failed after {took:.3} s, again in {:.1} s: {}", delay.as_secs_f64(), reason.text);
+            }
+        }
+    }
+}
+
+enum Verdict {
+    Done,
+    Again,
+    Instead(Failure),
+    Lost(String),
+}
+
+/// Whether a failure is for good, or how long to wait for the next attempt.
+fn ending_of(job: &Job, failure: Failure) -> Ending {
+    let stack = failure.stack.as_deref().unwrap_or(&failure.reason);
+    let reason = Reason { text: failure.reason.clone(), stacktrace: job.stacktrace_with(Some(stack)) };
+    let made = job.attempt();
+    if !failure.retry || made >= job.options.attempts() {
+        return Ending::Failed(reason);
+    }
+    let delay =
+        job.options.backoff().map_or(Duration::ZERO, |backoff| backoff.delay(made, rand::random_range(0.0..1.0)));
+    Ending::Retried(reason, delay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::options::Options;
+
+    fn ending(options: &str, attempts_made: u32, retry: bool) -> Ending {
+        let job = Job { attempts_made, options: Options::parse(Some(options)), ..Job::default() };
+        ending_of(&job, Failure { reason: "no".into(), stack: None, retry })
+    }
+
+    #[test]
+    fn three_retries_after_5_10_and_20_seconds_and_then_failed() {
+        let delays: Vec<_> = (0..4)
+            .map(|made| match ending("{}", made, true) {
+                Ending::Retried(_, delay) => delay.as_secs(),
+                _ => 0,
+            })
+            .collect();
+        assert_eq!(delays, [5, 10, 20, 0]);
+        assert!(matches!(ending("{}", 3, true), Ending::Failed(_)));
+    }
+
+    #[test]
+    fn what_cannot_be_retried_fails_at_once() {
+        assert!(matches!(ending("{}", 0, false), Ending::Failed(_)));
+        assert!(matches!(ending(r#"{"attempts":1}"#, 0, true), Ending::Failed(_)));
+    }
+}

@@ -1,0 +1,80 @@
+//! Where a job is, asked when a script refused it.
+
+use super::{Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms};
+use redis::Value;
+use std::fmt;
+
+/// Where a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Completed, failed, or removed because it ended.
+    Finished,
+    /// Waiting, delayed, prioritised, or for its children.
+    Waiting,
+    /// Active.
+    Active,
+    /// In no list.
+    Nowhere,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Place::Finished => "finished",
+            Place::Waiting => "waiting",
+            Place::Active => "active",
+            Place::Nowhere => "in no list",
+        })
+    }
+}
+
+impl Queue {
+    /// Where a job is now.
+    pub async fn place(&self, id: &str) -> Result<Place, Error> {
+        let keys = &self.keys;
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        pipe.exists(keys.job(id));
+        for set in [&keys.completed, &keys.failed, &keys.delayed, &keys.prioritized, &keys.waiting_children] {
+            pipe.zscore(set, id);
+        }
+        for list in [&keys.active, &keys.wait, &keys.paused] {
+            pipe.cmd("LPOS").arg(list).arg(id);
+        }
+        let found: Vec<Value> = self
+            .link
+            .with("a job's state", COMMAND_DEADLINE, async |mut connection| pipe.query_async(&mut connection).await)
+            .await?;
+        let there = |index: usize| found.get(index).is_some_and(|value| *value != Value::Nil);
+        Ok(if found.first() == Some(&Value::Int(0)) || there(1) || there(2) {
+            Place::Finished
+        } else if there(6) {
+            Place::Active
+        } else if (3..=5).chain(7..=8).any(there) {
+            Place::Waiting
+        } else {
+            Place::Nowhere
+        })
+    }
+
+    /// Locks a job again whose lock expired; whether the lock is ours now.
+    pub async fn relock(&self, id: &str, token: &str) -> Result<bool, Error> {
+        let mut command = redis::cmd("SET");
+        command.arg(self.keys.lock(id)).arg(token).arg("NX").arg("PX").arg(lock_duration_ms());
+        let set: Option<String> = self.link.query(&command, "SET", COMMAND_DEADLINE).await?;
+        if set.is_some() {
+            return Ok(true);
+        }
+        let holder: Option<String> =
+            self.link.query(redis::cmd("GET").arg(self.keys.lock(id)), "GET", COMMAND_DEADLINE).await?;
+        Ok(holder.as_deref() == Some(token))
+    }
+
+    /// Forgets a failure that somebody decided before the attempt.
+    pub async fn clear_deferred_failure(&self, id: &str) -> Result<(), Error> {
+        let mut command = redis::cmd("HDEL");
+        command.arg(self.keys.job(id)).arg("defa");
+        let _: i64 = self.link.query(&command, "HDEL", COMMAND_DEADLINE).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! Finding what got lost: jobs that a fetch of ours took although its answer never came, and jobs in no list at all.
+
+use super::{
+    Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, lease::Leases, scripts::Script,
+};
+use redis::Value;
+use std::{collections::HashSet, sync::LazyLock, time::Duration};
+
+/// Active jobs whose lock begins with our prefix, and those of our name whose lock is gone: id and token in turn.
+static OURS: LazyLock<Script> =
+    LazyLock::new(|| Script::own("activeJobsOfOurs", 1, false, include_str!("lua/ours.lua")));
+/// Puts a job that is in no list or set back to where it would wait.
+static RESTORE: LazyLock<Script> =
+    LazyLock::new(|| Script::own("restoreLostJob", 8, true, include_str!("lua/restore.lua")));
+
+/// How many keys the slow sweep looks at per round trip.
+const PAGE: usize = 200;
+/// Pause between two pages, so that the sweep is never felt.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Beyond this backlog the slow sweep waits for a quieter time: it remembers every waiting id while it looks.
+const LARGEST_BACKLOG: u64 = 100_000;
+/// One sweep per queue and this time, whichever worker begins it.
+const SWEEP_PERIOD: Duration = Duration::from_secs(300);
+
+impl Queue {
+    /// Hands back active jobs locked with a token of this invocation that it does not run. Says how many.
+    pub async fn hand_back_orphans(&self, leases: &Leases, worker: &str) -> Result<usize, Error> {
+        let prefix = leases.token_prefix();
+        let found: Vec<String> = OURS
+            .call(
+                &self.link,
+                COMMAND_DEADLINE,
+                &[&self.keys.active],
+                self.settle(),
+                &[self.keys.base.as_bytes(), prefix.as_bytes(), worker.as_bytes()],
+            )
+            .await?;
+        let held: HashSet<String> = leases.held().iter().map(|lease| lease.job_id.clone()).collect();
+        let mut count = 0;
+        for pair in found.chunks_exact(2) {
+            let (id, token) = (&pair[0], &pair[1]);
+            if leases.knows(token) || (token.is_empty() && held.contains(id)) {
+                continue;
+            }
+            let token = if token.is_empty() {
+                match self.lock_anew(id, &prefix).await? {
+                    Some(token) => token,
+                    None => continue,
+                }
+            } else {
+                token.clone()
+            };
+            if self.hand_back(id, &token).await?.is_ok() {
+                tracing::warn!(floh_job_id = %id, "a fetch whose answer was lost had taken this job: handed back");
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Locks an active job whose lock expired; `None` if somebody was faster.
+    async fn lock_anew(&self, id: &str, prefix: &str) -> Result<Option<String>, Error> {
+        let token = format!("{prefix}found:{id}");
+        let mut command = redis::cmd("SET");
+        command.arg(self.keys.lock(id)).arg(&token).arg("NX").arg("PX").arg(lock_duration_ms());
+        let set: Option<String> = self.link.query(&command, "SET", COMMAND_DEADLINE).await?;
+        Ok(set.map(|_| token))
+    }
+
+    /// Looks slowly through the queue's keys for jobs that are in no list or set, and puts them back. `None` if
+    /// another worker has done so lately; else how many were found.
+    pub async fn restore_lost_jobs(&self) -> Result<Option<usize>, Error> {
+        let mut guard = redis::cmd("SET");
+        guard
+            .arg(format!("{}floh-worker:sweep", self.keys.base))
+            .arg("1")
+            .arg("NX")
+            .arg("PX")
+            .arg(u64::try_from(SWEEP_PERIOD.as_millis()).unwrap_or(u64::MAX));
+        let first: Option<String> = self.link.query(&guard, "SET", COMMAND_DEADLINE).await?;
+        if first.is_none() {
+            return Ok(None);
+        }
+        let Some(waiting) = self.waiting_ids().await? else {
+            tracing::debug!("the backlog is large: the search for lost jobs is put off");
+            return Ok(Some(0));
+        };
+        let mut restored = 0;
+        let mut cursor = 0u64;
+        // What waited when the sweep began needs no second look. For the rest the script looks, atomically: a job that
+        // moved meanwhile is in none of our ids, yet it is somewhere.
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{}*", glob_escape(&self.keys.base)));
+            scan.arg("COUNT").arg(PAGE).arg("TYPE").arg("hash");
+            let (next, keys): (u64, Vec<String>) = self.link.query(&scan, "SCAN", COMMAND_DEADLINE).await?;
+            for key in keys {
+                if let Some(id) = self.job_id(&key)
+                    && !waiting.contains(&id)
+                    && self.restore(&id).await?
+                {
+                    tracing::warn!(floh_job_id = %id, "a job that was in no list or set waits again");
+                    restored += 1;
+                }
+            }
+            if next == 0 {
+                return Ok(Some(restored));
+            }
+            cursor = next;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The ids in `wait` and `paused`; `None` if there are too many to remember.
+    async fn waiting_ids(&self) -> Result<Option<HashSet<String>>, Error> {
+        const CHUNK: isize = 5000;
+        let mut ids = HashSet::new();
+        for list in [&self.keys.wait, &self.keys.paused] {
+            let length: u64 = self.link.query(redis::cmd("LLEN").arg(list), "LLEN", COMMAND_DEADLINE).await?;
+            if length > LARGEST_BACKLOG {
+                return Ok(None);
+            }
+            let mut from = 0;
+            loop {
+                let mut range = redis::cmd("LRANGE");
+                range.arg(list).arg(from).arg(from + CHUNK - 1);
+                let chunk: Vec<String> = self.link.query(&range, "LRANGE", COMMAND_DEADLINE).await?;
+                if chunk.is_empty() {
+                    break;
+                }
+                ids.extend(chunk);
+                from += CHUNK;
+            }
+        }
+        Ok(Some(ids))
+    }
+
+    /// The id in a key, if the key can be a job's hash.
+    fn job_id(&self, key: &str) -> Option<String> {
+        const OTHERS: [&str; 2] = ["meta", "repeat"];
+        const PARTS: [&str; 6] = [":logs", ":dependencies", ":processed", ":failed", ":unsuccessful", ":lock"];
+        let id = key.strip_prefix(&self.keys.base)?;
+        let other = OTHERS.contains(&id)
+            || PARTS.iter().any(|part| id.ends_with(part))
+            || ["metrics:", "dn:", "de:", "floh-worker:"].iter().any(|prefix| id.starts_with(prefix));
+        (!other && !id.is_empty()).then(|| id.to_string())
+    }
+
+    async fn restore(&self, id: &str) -> Result<bool, Error> {
+        let keys = &self.keys;
+        let hash = keys.job(id);
+        let answer: Value = RESTORE
+            .call(
+                &self.link,
+                COMMAND_DEADLINE,
+                &[
+                    &hash,
+                    &keys.active,
+                    &keys.delayed,
+                    &keys.prioritized,
+                    &keys.completed,
+                    &keys.failed,
+                    &keys.waiting_children,
+                    &keys.marker,
+                ],
+                self.settle(),
+                &[id.as_bytes(), keys.priority_counter.as_bytes(), keys.events.as_bytes()],
+            )
+            .await?;
+        Ok(answer == Value::Int(1))
+    }
+}
+
+/// A key prefix as a `SCAN` pattern: the characters that mean something to it are escaped.
+fn glob_escape(text: &str) -> String {
+    text.chars().flat_map(|c| "*?[]\\^-".contains(c).then_some('\\').into_iter().chain([c])).collect()
+}
