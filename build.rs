@@ -9,6 +9,8 @@ use std::{env, path::PathBuf};
 fn main() {
     println!("cargo::rerun-if-changed=Cargo.lock");
     println!("cargo::rerun-if-changed=build.rs");
+    // The migrations are embedded by a macro, which cargo does not see reading their folder.
+    println!("cargo::rerun-if-changed=migrations");
     match find_commands() {
         Ok(folder) => println!("cargo::rustc-env=BULLMQ_COMMANDS={}", folder.display()),
         Err(reason) => {

@@ -1,1 +1,107 @@
 //! PostgreSQL, the truth: pool, migrations, ledger and fence, one file per aggregate. Knows no queue.
+
+mod client;
+mod connect;
+mod error;
+mod fence;
+mod instance;
+mod ledger;
+mod migrate;
+mod pooler;
+mod schema;
+mod tls;
+
+pub use client::Client;
+pub use error::{Place, Policy, StoreError};
+pub use fence::{FencedTransaction, Outcome};
+pub use instance::WorkerInstance;
+pub use ledger::{Epoch, Identity, Lease, Release, Start, Take};
+pub use migrate::{Migrated, MigrationStatus, migrate, migration_status};
+pub use schema::{SchemaState, Version};
+
+use crate::config::DatabaseConfig;
+use connect::{ANSWER_TIMEOUT, Connector, SESSION_TIMEOUT};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::OnceCell;
+
+/// A session that has rested longer than this is asked whether it is still there before it is used.
+const RESTED: Duration = Duration::from_secs(2);
+/// How long that question, and a free place in the pool, are waited for.
+const RECYCLE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Access to one database: a pool that opens sessions when they are needed. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connector: Connector,
+    schema: String,
+    /// Set once a session has shown that it keeps its state between transactions.
+    sessions_kept: OnceCell<()>,
+}
+
+impl Store {
+    /// For the given database, with at most `max_connections` sessions named `application`. Connects to nothing yet;
+    /// fails only if TLS cannot be set up (unreadable authorities) or the schema's name is no plain identifier.
+    pub fn open(database: &DatabaseConfig, max_connections: usize, application: &str) -> Result<Store, StoreError> {
+        let connector = Connector::new(database, application)?;
+        // Whether a session is alive is asked by our own hook, because most of the time it was used just now.
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(tokio_postgres::Config::new(), connector.clone(), recycling);
+        let pool = Pool::builder(manager)
+            .max_size(max_connections)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(ANSWER_TIMEOUT))
+            .create_timeout(Some(SESSION_TIMEOUT))
+            .recycle_timeout(Some(RECYCLE_TIMEOUT))
+            .pre_recycle(Hook::async_fn(|session, metrics| {
+                Box::pin(async move {
+                    if metrics.last_used() > RESTED {
+                        session.simple_query("").await.map_err(HookError::Backend)?;
+                    }
+                    Ok(())
+                })
+            }))
+            .build()
+            .map_err(|e| StoreError::Rejected { place: connector.place.clone(), reason: e.to_string() })?;
+        let shared = Shared { connector, schema: database.schema.clone(), sessions_kept: OnceCell::new() };
+        Ok(Store { pool, shared: Arc::new(shared) })
+    }
+
+    /// A session with our settings: `search_path` is our schema, statements and pauses in transactions end after 10 s.
+    pub async fn client(&self) -> Result<Client, StoreError> {
+        let client = self.pooled().await?;
+        self.shared.sessions_kept.get_or_try_init(|| pooler::check(&client, &self.shared.connector)).await?;
+        Ok(client)
+    }
+
+    async fn pooled(&self) -> Result<Client, StoreError> {
+        let place = &self.shared.connector.place;
+        let unavailable = |reason: String| StoreError::Unavailable { place: place.clone(), reason };
+        match self.pool.get().await {
+            Ok(object) => Ok(Client::new(object, place.clone())),
+            Err(PoolError::Backend(error)) => Err(StoreError::sort(place, &error)),
+            Err(PoolError::Timeout(kind)) => Err(unavailable(format!("no session in time ({kind:?})"))),
+            Err(error) => Err(unavailable(error.to_string())),
+        }
+    }
+
+    /// Where the database is, for messages.
+    pub fn place(&self) -> &Place {
+        &self.shared.connector.place
+    }
+
+    /// The name of our schema.
+    pub fn schema(&self) -> &str {
+        &self.shared.schema
+    }
+
+    /// Closes the pool: idle sessions now, the others when they are given back.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+}

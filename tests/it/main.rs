@@ -10,4 +10,5 @@
 
 mod cron_parity;
 mod harness;
+mod store_ledger;
 mod support;

@@ -1,0 +1,118 @@
+//! A pooled session whose every statement has a deadline and whose errors are ours.
+
+use super::{
+    connect::ANSWER_TIMEOUT,
+    error::{Place, StoreError},
+};
+use deadpool_postgres::Object;
+use std::{
+    future::Future,
+    ops::{Deref, DerefMut},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+use tokio_postgres::{Row, types::ToSql};
+
+/// A session out of the pool, given back on drop.
+///
+/// Its own methods prepare once per session, end after 15 s at the latest and report [`StoreError`]s. What is not
+/// among them (COPY, streams, `transaction`) is reached by `Deref` to [`tokio_postgres::Client`], without a deadline.
+/// A session that is dropped while a statement is under way is closed and not used again.
+pub struct Client {
+    object: Option<Object>,
+    place: Place,
+    unanswered: AtomicUsize,
+}
+
+impl Client {
+    pub(super) fn new(object: Object, place: Place) -> Client {
+        Client { object: Some(object), place, unanswered: AtomicUsize::new(0) }
+    }
+
+    #[expect(clippy::expect_used, reason = "only discard and drop take the session out, and both end the Client")]
+    fn object(&self) -> &Object {
+        self.object.as_ref().expect("the session is there until the end")
+    }
+
+    /// Waits for one answer. If the caller is dropped meanwhile, `unanswered` stays up, and drop closes the session.
+    async fn answer<T>(&self, ask: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        match tokio::time::timeout(ANSWER_TIMEOUT, ask).await {
+            Ok(answer) => {
+                self.unanswered.fetch_sub(1, Ordering::Relaxed);
+                answer.map_err(|e| StoreError::sort(&self.place, &e))
+            }
+            Err(_) => Err(StoreError::Unavailable {
+                place: self.place.clone(),
+                reason: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+            }),
+        }
+    }
+
+    /// All rows of a statement.
+    pub async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
+        let session = self.object();
+        self.answer(async { session.query(&session.prepare_cached(sql).await?, params).await }).await
+    }
+
+    /// The only row of a statement; none, or more than one, is an error.
+    pub async fn query_one(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row, StoreError> {
+        let session = self.object();
+        self.answer(async { session.query_one(&session.prepare_cached(sql).await?, params).await }).await
+    }
+
+    /// The row of a statement that has at most one.
+    pub async fn query_opt(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, StoreError> {
+        let session = self.object();
+        self.answer(async { session.query_opt(&session.prepare_cached(sql).await?, params).await }).await
+    }
+
+    /// How many rows a statement changed.
+    pub async fn execute(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
+        let session = self.object();
+        self.answer(async { session.execute(&session.prepare_cached(sql).await?, params).await }).await
+    }
+
+    /// Several statements in one round trip, without parameters and without rows.
+    pub async fn batch_execute(&self, sql: &str) -> Result<(), StoreError> {
+        self.answer(self.object().batch_execute(sql)).await
+    }
+
+    /// Several statements in one round trip; the first column of the first row, as text.
+    pub(super) async fn batch_value(&self, sql: &str) -> Result<Option<String>, StoreError> {
+        let messages = self.answer(self.object().simple_query(sql)).await?;
+        Ok(messages.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
+            _ => None,
+        }))
+    }
+
+    /// Closes the session instead of giving it back: its state is not known.
+    pub(super) fn discard(&mut self) {
+        if let Some(object) = self.object.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+impl Deref for Client {
+    type Target = tokio_postgres::Client;
+
+    fn deref(&self) -> &tokio_postgres::Client {
+        self.object()
+    }
+}
+
+impl DerefMut for Client {
+    #[expect(clippy::expect_used, reason = "only discard and drop take the session out, and both end the Client")]
+    fn deref_mut(&mut self) -> &mut tokio_postgres::Client {
+        self.object.as_mut().expect("the session is there until the end")
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if *self.unanswered.get_mut() > 0 {
+            self.discard();
+        }
+    }
+}

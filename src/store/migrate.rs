@@ -1,0 +1,268 @@
+//! Makes and upgrades our schema, by refinery, from the files in `migrations/`, which are embedded.
+//!
+//! One session does it, under an advisory lock whose key comes from the schema's name. It has no statement timeout: a
+//! migration may take its time.
+
+use super::{
+    connect::{self, Connector},
+    error::StoreError,
+};
+use crate::config::DatabaseConfig;
+use refinery::{Migration, Runner, error::Kind};
+use std::collections::BTreeSet;
+use tokio_postgres::Client;
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// refinery's own table, in our schema.
+const HISTORY: &str = "schema_migration";
+
+/// How long another `migrate` on the same schema is waited for.
+const LOCK_TIMEOUT_SECONDS: u32 = 300;
+
+/// What [`migrate`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// The migrations applied now, `V1__ledger` and so on; none if the schema was up to date.
+    pub applied: Vec<String>,
+    /// The schema's version afterwards.
+    pub version: i32,
+}
+
+/// One line of [`migration_status`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationStatus {
+    /// Version number.
+    pub version: i32,
+    /// The file's name without its number; empty for a version newer than this program.
+    pub name: String,
+    /// When it was applied (RFC 3339), or not yet.
+    pub applied_at: Option<String>,
+}
+
+/// The newest schema version that this program knows, and needs.
+pub(super) fn newest_version() -> i32 {
+    runner().get_migrations().iter().map(Migration::version).max().unwrap_or(0)
+}
+
+fn runner() -> Runner {
+    let mut runner = embedded::migrations::runner();
+    runner.set_migration_table_name(HISTORY);
+    runner
+}
+
+/// Brings the schema to this program's version. Harmless when it is there already, and when run twice at once.
+///
+/// Refuses a schema with tables that no migration made, and one whose history differs from the embedded files.
+pub async fn migrate(database: &DatabaseConfig) -> Result<Migrated, StoreError> {
+    let session = Session::open(database).await?;
+    session.lock().await?;
+    session.migrate().await
+    // The session ends here, and the lock with it.
+}
+
+/// The known migrations and which of them the database has, oldest first; newer ones that it has and this program does
+/// not know come last.
+pub async fn migration_status(database: &DatabaseConfig) -> Result<Vec<MigrationStatus>, StoreError> {
+    let session = Session::open(database).await?;
+    let applied = session.applied().await?;
+    let runner = runner();
+    let mut known: Vec<_> = runner.get_migrations().iter().collect();
+    known.sort();
+    let newest = newest_version();
+    let when = |version| applied.iter().find(|(v, _)| *v == version).map(|(_, at)| at.clone());
+    let mut lines: Vec<_> = known
+        .into_iter()
+        .map(|m| MigrationStatus { version: m.version(), name: m.name().into(), applied_at: when(m.version()) })
+        .collect();
+    lines.extend(applied.iter().filter(|(version, _)| *version > newest).map(|(version, at)| MigrationStatus {
+        version: *version,
+        name: String::new(),
+        applied_at: Some(at.clone()),
+    }));
+    Ok(lines)
+}
+
+/// The one session that migrates.
+struct Session {
+    client: Client,
+    connector: Connector,
+    schema: String,
+    quoted: String,
+}
+
+impl Session {
+    async fn open(database: &DatabaseConfig) -> Result<Session, StoreError> {
+        let connector = Connector::new(database, "flohctl migrate")?;
+        let (client, _task) = connector.open_within().await?;
+        let quoted = connect::quote_schema(&database.schema)
+            .map_err(|reason| StoreError::Rejected { place: connector.place.clone(), reason })?;
+        Ok(Session { client, connector, schema: database.schema.clone(), quoted })
+    }
+
+    fn sort(&self, error: &tokio_postgres::Error) -> StoreError {
+        StoreError::sort(&self.connector.place, error)
+    }
+
+    fn reject(&self, reason: String) -> StoreError {
+        StoreError::Rejected { place: self.connector.place.clone(), reason }
+    }
+
+    /// Waits for the lock that keeps migrations of this schema apart; it lasts as long as the session.
+    async fn lock(&self) -> Result<(), StoreError> {
+        let sql = format!(
+            "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;
+             SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s';
+             SELECT pg_advisory_lock(hashtextextended('floh-worker migrate {}', 0));
+             SET lock_timeout = '10s'",
+            self.schema
+        );
+        self.client.batch_execute(&sql).await.map_err(|error| match self.sort(&error) {
+            StoreError::Query { code, .. } if code == "55P03" => {
+                self.reject(format!("another migration of {} is under way; try again later", self.schema))
+            }
+            other => other,
+        })
+    }
+
+    async fn migrate(mut self) -> Result<Migrated, StoreError> {
+        let applied = self.applied().await?;
+        let found = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
+        if found > newest_version() {
+            // A newer flohctl was here: what it made is not ours to judge.
+            return Ok(Migrated { applied: Vec::new(), version: found });
+        }
+        self.make_schema().await?;
+        self.refuse_foreign_tables().await?;
+        let report = runner().run_async(&mut self.client).await;
+        match report {
+            Ok(report) => Ok(Migrated {
+                applied: report.applied_migrations().iter().map(ToString::to_string).collect(),
+                version: newest_version(),
+            }),
+            Err(error) => Err(self.sort_refinery(&error)),
+        }
+    }
+
+    /// Versions in refinery's table, with the time of each; none if there is no such table.
+    async fn applied(&self) -> Result<Vec<(i32, String)>, StoreError> {
+        let there = self
+            .client
+            .query_one("SELECT to_regclass($1) IS NOT NULL", &[&format!("{}.{HISTORY}", self.quoted)])
+            .await
+            .map_err(|e| self.sort(&e))?;
+        if !there.try_get::<_, bool>(0)? {
+            return Ok(Vec::new());
+        }
+        let rows = self
+            .client
+            .query(&format!("SELECT version, applied_on FROM {HISTORY} ORDER BY version"), &[])
+            .await
+            .map_err(|e| self.sort(&e))?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
+    /// `CREATE SCHEMA IF NOT EXISTS` asks for the right to create even where the schema exists, so it is looked for.
+    async fn make_schema(&self) -> Result<(), StoreError> {
+        let there = self
+            .client
+            .query_opt("SELECT FROM pg_namespace WHERE nspname = $1", &[&self.schema])
+            .await
+            .map_err(|e| self.sort(&e))?;
+        if there.is_some() {
+            return Ok(());
+        }
+        self.client.batch_execute(&format!("CREATE SCHEMA {}", self.quoted)).await.map_err(|error| {
+            match self.sort(&error) {
+                StoreError::Query { code, .. } if code == "42501" => self.reject(format!(
+                    "the role may not create the schema {0}; as superuser: CREATE SCHEMA {0} AUTHORIZATION role",
+                    self.schema
+                )),
+                other => other,
+            }
+        })
+    }
+
+    /// Our schema holds our tables only: whoever shares it would one day collide with a migration.
+    async fn refuse_foreign_tables(&self) -> Result<(), StoreError> {
+        let runner = runner();
+        let mut ours: BTreeSet<&str> =
+            runner.get_migrations().iter().filter_map(Migration::sql).flat_map(created_tables).collect();
+        ours.insert(HISTORY);
+        let sql = "SELECT relname FROM pg_class
+            WHERE relnamespace = $1::text::regnamespace AND relkind IN ('r', 'p', 'f') ORDER BY relname";
+        let rows = self.client.query(sql, &[&self.quoted]).await.map_err(|e| self.sort(&e))?;
+        let names: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        let history = names.iter().any(|name| name == HISTORY);
+        // Without our history even a table with one of our names is somebody else's.
+        let foreign: Vec<_> =
+            names.iter().filter(|name| !history || !ours.contains(name.as_str())).map(String::as_str).collect();
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        Err(self.reject(format!(
+            "the schema {} holds tables that floh-worker did not make ({}); set DB_SCHEMA to a schema of its own",
+            self.schema,
+            foreign.join(", ")
+        )))
+    }
+
+    fn sort_refinery(&self, error: &refinery::Error) -> StoreError {
+        match error.kind() {
+            Kind::DivergentVersion(applied, embedded) => self.reject(format!(
+                "the migration {applied} in the schema {} is not the {embedded} of this flohctl; use the flohctl that \
+                 made the schema, or a newer one",
+                self.schema
+            )),
+            Kind::MissingVersion(missing) => self.reject(format!(
+                "the history of the schema {} does not fit this flohctl: {missing} is missing on one side",
+                self.schema
+            )),
+            Kind::Connection(what, cause) => match cause.downcast_ref::<tokio_postgres::Error>() {
+                Some(error) => match self.sort(error) {
+                    StoreError::Query { code, message, transient } => {
+                        StoreError::Query { code, message: format!("{what}: {message}"), transient }
+                    }
+                    other => other,
+                },
+                None => StoreError::Query { code: "migration".into(), message: error.to_string(), transient: false },
+            },
+            _ => StoreError::Query { code: "migration".into(), message: error.to_string(), transient: false },
+        }
+    }
+}
+
+/// The tables that a migration creates: the names after `CREATE TABLE` at the beginning of a line.
+fn created_tables(sql: &str) -> impl Iterator<Item = &str> {
+    sql.lines().filter_map(|line| {
+        let rest = line.strip_prefix("CREATE TABLE ")?;
+        let rest = rest.strip_prefix("IF NOT EXISTS ").unwrap_or(rest);
+        let name = rest.split([' ', '(']).next()?;
+        (!name.is_empty()).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_found_in_a_migration() {
+        let sql = "-- CREATE TABLE no (\nCREATE TABLE one (\n id int);\nCREATE TABLE IF NOT EXISTS two(id int);\n";
+        assert_eq!(created_tables(sql).collect::<Vec<_>>(), ["one", "two"]);
+    }
+
+    #[test]
+    fn migrations_are_numbered_without_gaps_and_state_their_compatibility() {
+        let runner = runner();
+        let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
+        migrations.sort();
+        for (expected, migration) in (1..).zip(migrations) {
+            assert_eq!(migration.version(), expected, "{migration}");
+            let states = format!("INSERT INTO schema_version (version, compatible_from) VALUES ({expected}, '");
+            assert!(migration.sql().unwrap().contains(&states), "{migration} does not insert its schema_version row");
+        }
+    }
+}
