@@ -11,11 +11,12 @@
 //! * [`cli`]: `flohctl`, one file per command.
 //!
 //! Imports point one way: bin → service, cli → jobs → audit → store, and beside them jobs, service, cli → queue.
-//! Everything may use [`config`]'s plain values.
+//! Everything may use [`config`]'s plain values and log with the ids of [`events`].
 
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod events;
 pub mod jobs;
 pub mod queue;
 pub mod service;

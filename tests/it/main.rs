@@ -10,5 +10,6 @@
 
 mod cron_parity;
 mod harness;
+mod journal;
 mod store_ledger;
 mod support;
