@@ -1,2 +1,7 @@
-//! flohctl
-fn main() {}
+//! flohctl: looks after floh-worker.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    floh_worker::cli::main()
+}

@@ -1,1 +1,102 @@
 //! flohctl, the operator's tool: one file per command.
+//!
+//! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available (try again),
+//! 70 something failed, 78 the configuration has to change.
+
+mod migrate;
+
+use crate::{
+    config::{Config, ProcessEnvironment, Severity},
+    store::{Policy, StoreError},
+};
+use clap::{Parser, Subcommand};
+use std::{fmt::Display, io::Write, process::ExitCode};
+
+/// The question was answered with no: pending migrations, a broken chain.
+const NO: u8 = 1;
+/// `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+/// `EX_UNAVAILABLE`: waiting and trying again may help.
+const UNAVAILABLE: u8 = 69;
+/// `EX_SOFTWARE`: an error that is none of the others.
+const FAILED: u8 = 70;
+/// `EX_CONFIG`: nothing but a change of the configuration helps.
+const CONFIG: u8 = 78;
+
+/// Looks after floh-worker, the background worker of the Floh workflow engine.
+///
+/// It reads the same environment variables as the worker does, see floh-env(5).
+#[derive(Debug, Parser)]
+#[command(name = "flohctl", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Migrate(migrate::Arguments),
+}
+
+/// Parses the command line, runs the command, and says by the exit code how it went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` are not mistakes, and clap prints them to standard output.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            return match error.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::from(FAILED),
+            };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(FAILED, &error),
+    };
+    runtime.block_on(run(cli.command)).unwrap_or_else(|code| code)
+}
+
+/// A command's answer: its exit code, or the one of a mistake that was already reported.
+type Answer = Result<ExitCode, ExitCode>;
+
+async fn run(command: Command) -> Answer {
+    match command {
+        Command::Migrate(arguments) => migrate::run(&arguments, &configuration()?).await,
+    }
+}
+
+/// The configuration, or its mistakes on standard error.
+fn configuration() -> Result<Config, ExitCode> {
+    match Config::load(&ProcessEnvironment) {
+        Ok((config, notices)) => {
+            for notice in notices.iter().filter(|notice| notice.severity == Severity::Warning) {
+                eprintln!("flohctl: {notice}");
+            }
+            Ok(config)
+        }
+        Err(mistakes) => Err(complain(CONFIG, &mistakes)),
+    }
+}
+
+/// A line on standard output. Whoever reads it may stop doing so (`| head`): that is no mistake.
+fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Reports a mistake on standard error.
+fn complain(code: u8, error: &dyn Display) -> ExitCode {
+    eprintln!("flohctl: {error}");
+    ExitCode::from(code)
+}
+
+/// Reports an error of the database.
+fn complain_store(error: &StoreError) -> ExitCode {
+    let code = match error.policy() {
+        Policy::Wait | Policy::Retry => UNAVAILABLE,
+        Policy::Fatal => CONFIG,
+        Policy::Yield | Policy::Ask | Policy::Fail => FAILED,
+    };
+    complain(code, error)
+}

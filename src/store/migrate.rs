@@ -29,6 +29,8 @@ pub struct Migrated {
     pub applied: Vec<String>,
     /// The schema's version afterwards.
     pub version: i32,
+    /// A newer flohctl had made the schema: nothing was done.
+    pub newer_than_known: bool,
 }
 
 /// One line of [`migration_status`].
@@ -132,7 +134,7 @@ impl Session {
         let found = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
         if found > newest_version() {
             // A newer flohctl was here: what it made is not ours to judge.
-            return Ok(Migrated { applied: Vec::new(), version: found });
+            return Ok(Migrated { applied: Vec::new(), version: found, newer_than_known: true });
         }
         self.make_schema().await?;
         self.refuse_foreign_tables().await?;
@@ -141,6 +143,7 @@ impl Session {
             Ok(report) => Ok(Migrated {
                 applied: report.applied_migrations().iter().map(ToString::to_string).collect(),
                 version: newest_version(),
+                newer_than_known: false,
             }),
             Err(error) => Err(self.sort_refinery(&error)),
         }

@@ -11,5 +11,6 @@
 mod cron_parity;
 mod harness;
 mod journal;
+mod store_fence;
 mod store_ledger;
 mod support;

@@ -9,6 +9,7 @@ pub mod node;
 pub mod peer;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod worker;
 
