@@ -21,3 +21,9 @@ pub mod jobs;
 pub mod queue;
 pub mod service;
 pub mod store;
+
+/// What `--version` says: the package's version where a package build states one (`debian/rules`), else the crate's.
+pub const VERSION: &str = match option_env!("FLOH_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
