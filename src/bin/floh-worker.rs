@@ -1,2 +1,5 @@
-//! floh-worker
-fn main() {}
+//! The daemon: `floh-worker INSTANCE`.
+
+fn main() -> std::process::ExitCode {
+    floh_worker::service::main().into()
+}

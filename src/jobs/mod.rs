@@ -1,1 +1,146 @@
 //! The registry from a job's name to its handler, and one file per job, named like the job.
+//!
+//! A handler gets a [`JobContext`] and returns its value or a [`JobError`]. Everything that it writes to PostgreSQL goes
+//! through [`JobContext::begin`], whose transactions only commit while the lease is the job's latest.
+
+mod circuit;
+mod registry;
+mod runner;
+#[cfg(feature = "test-jobs")]
+mod test_jobs;
+
+pub use registry::Registry;
+pub use runner::Runner;
+#[cfg(feature = "test-jobs")]
+pub use test_jobs::prepare as prepare_test_jobs;
+
+use crate::{
+    config::Config,
+    queue::{BoxFuture, Execution, schedulers::Builtin},
+    store::{self, FencedTransaction, Policy, Store, StoreError},
+};
+use serde_json::Value;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use tokio_util::sync::CancellationToken;
+
+/// All handlers of this build.
+pub fn registry(_config: &Config) -> Registry {
+    let mut registry = Registry::default();
+    #[cfg(feature = "test-jobs")]
+    for job in test_jobs::all() {
+        registry.add(job);
+    }
+    registry
+}
+
+/// The built-in schedules of this build and configuration.
+pub fn schedulers(_config: &Config) -> Vec<Builtin> {
+    Vec::new()
+}
+
+/// One kind of job.
+pub trait Handler: Send + Sync + 'static {
+    /// The job name that it handles.
+    fn name(&self) -> &'static str;
+
+    /// Runs one job. The future may be dropped at any await; what is not committed by then did not happen.
+    fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<Value, JobError>>;
+}
+
+/// Why a job did not complete. The variant is the policy.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// Another attempt may help: charged, and tried again as the job's options say.
+    #[error("{0}")]
+    Retry(String),
+    /// No attempt will help: failed at once.
+    #[error("{0}")]
+    Fail(String),
+    /// Not the job's fault (a dependency is down, the worker stops): handed back, nothing charged.
+    #[error("{0}")]
+    Interrupted(String),
+    /// Another worker has the job: nothing more is written.
+    #[error("{0}")]
+    LeaseLost(String),
+    /// The connection died in a commit: whether it happened is to be asked.
+    #[error("{0}")]
+    CommitUnknown(String),
+}
+
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> JobError {
+        let text = error.to_string();
+        match error.policy() {
+            Policy::Wait | Policy::Fatal => JobError::Interrupted(text),
+            Policy::Retry => JobError::Retry(text),
+            Policy::Yield => JobError::LeaseLost(text),
+            Policy::Ask => JobError::CommitUnknown(text),
+            Policy::Fail => JobError::Fail(text),
+        }
+    }
+}
+
+/// What a handler knows of its job and may do.
+pub struct JobContext {
+    /// The job's data.
+    pub data: Value,
+    /// PostgreSQL, for reading; writing goes through [`JobContext::begin`].
+    pub store: Store,
+    /// This attempt's lease and epoch.
+    pub lease: store::Lease,
+    /// Name of the instance that runs it.
+    pub instance: Arc<str>,
+    execution: Arc<Execution>,
+    committed: AtomicBool,
+}
+
+impl JobContext {
+    /// The job's id in its queue.
+    pub fn job_id(&self) -> &str {
+        &self.execution.job.id
+    }
+
+    /// Begins a transaction that commits only while this attempt is the job's latest.
+    pub async fn begin(&self) -> Result<FencedTransaction, StoreError> {
+        self.store.begin(&self.lease).await
+    }
+
+    /// Commits the job's last transaction together with its return value: from here on the job is never run again, even
+    /// if the acknowledgement to Redis is lost.
+    pub async fn complete(&self, transaction: FencedTransaction, value: Value) -> Result<Value, JobError> {
+        transaction.commit_result(&value).await?;
+        self.committed.store(true, Ordering::Release);
+        Ok(value)
+    }
+
+    /// Shows progress, a number or any JSON. It is only a hint for people: an error is logged and forgotten.
+    pub async fn progress(&self, progress: &Value) {
+        if let Err(error) = self.execution.progress(progress).await {
+            tracing::debug!("progress not stored: {error}");
+        }
+    }
+
+    /// Adds a line to the job's own log in Redis, and to ours.
+    pub async fn log(&self, line: &str) {
+        tracing::info!("{line}");
+        if let Err(error) = self.execution.log(line).await {
+            tracing::debug!("log line not stored: {error}");
+        }
+    }
+
+    /// Cancelled when the handler should stop at its next safe place.
+    pub fn cancellation(&self) -> &CancellationToken {
+        self.execution.lease.token_of_cancellation()
+    }
+
+    /// An error if the handler should stop: for the boundary between two batches.
+    pub fn check_cancelled(&self) -> Result<(), JobError> {
+        if self.cancellation().is_cancelled() {
+            return Err(JobError::Interrupted("the worker stops".into()));
+        }
+        Ok(())
+    }
+}

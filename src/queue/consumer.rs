@@ -11,6 +11,7 @@ use super::{
     slot::Shared,
     stalled::STALLED_PERIOD,
 };
+use crate::events;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -94,14 +95,14 @@ impl Consumer {
                 continue;
             }
             match self.fetch(permit, stop).await {
-                Ok(None) => backoff.reset(),
+                Ok(None) => tell_return(&mut backoff),
                 Ok(Some(wait)) => {
-                    backoff.reset();
+                    tell_return(&mut backoff);
                     stop.run_until_cancelled(self.wait(wait)).await;
                 }
                 Err(error) => {
                     if !backoff.is_raised() {
-                        tracing::warn!("no fetch: {error}");
+                        tracing::warn!(message_id = events::DEPENDENCY_DOWN, "no fetch: {error}");
                     }
                     self.shared.pulse.turn(Condition::Disconnected(error.to_string()));
                     self.shared.suspicious.notify_one();
@@ -137,7 +138,7 @@ impl Consumer {
                 }
                 let shared = Arc::clone(shared);
                 // On record as a lease before the task is scheduled: a drain must see it.
-                let lease = shared.leases.fetched(&token, &job.id, asked);
+                let lease = shared.leases.fetched(&token, &job.id, &job.name, asked);
                 self.slots.spawn(async move {
                     shared.run(job, lease).await;
                     drop(permit);
@@ -162,7 +163,9 @@ impl Consumer {
 
     async fn give_back(&self, job: Job, token: &str) {
         match self.shared.queue.hand_back(&job.id, token).await {
-            Ok(Ok(())) => tracing::info!(floh_job_id = %job.id, "fetched during the stop: handed back"),
+            Ok(Ok(())) => {
+                tracing::info!(message_id = events::JOB_HANDED_BACK, floh_job_id = %job.id, "fetched during the stop: handed back")
+            }
             other => tracing::warn!(floh_job_id = %job.id, "fetched during the stop, not handed back: {other:?}"),
         }
         self.shared.leases.retire(token);
@@ -190,6 +193,14 @@ impl Consumer {
     }
 }
 
+/// Redis answered; says so if it did not before.
+fn tell_return(backoff: &mut Backoff) {
+    if backoff.is_raised() {
+        tracing::info!(message_id = events::DEPENDENCY_UP, "Redis answers again");
+    }
+    backoff.reset();
+}
+
 impl Shared {
     /// Stalled checks, the look for jobs of lost answers, and the slow sweep.
     async fn keep_house(self: Arc<Self>) {
@@ -201,7 +212,7 @@ impl Shared {
             match self.queue.check_stalled().await {
                 Ok(stalled) => {
                     for id in stalled {
-                        tracing::warn!(floh_job_id = %id, "stalled: nobody held its lock, it waits again");
+                        tracing::warn!(message_id = events::JOB_STALLED, floh_job_id = %id, "stalled: nobody held its lock, it waits again");
                     }
                 }
                 Err(error) => tracing::debug!("no stalled check: {error}"),

@@ -43,6 +43,8 @@ pub enum Cancelled {
 pub struct Lease {
     /// The job.
     pub job_id: String,
+    /// Its name, for the status line.
+    pub job_name: String,
     /// The lock's token: our invocation and the number of the fetch.
     pub token: String,
     /// When the job was fetched, by [`uptime_ms`].
@@ -139,9 +141,10 @@ impl Leases {
     }
 
     /// The fetch with this token brought this job; `asked_ms` is when it was sent, the earliest that its lock began.
-    pub fn fetched(&self, token: &str, job_id: &str, asked_ms: i64) -> Arc<Lease> {
+    pub fn fetched(&self, token: &str, job_id: &str, job_name: &str, asked_ms: i64) -> Arc<Lease> {
         let lease = Arc::new(Lease {
             job_id: job_id.to_string(),
+            job_name: job_name.to_string(),
             token: token.to_string(),
             since_ms: asked_ms,
             confirmed_ms: AtomicI64::new(asked_ms),
@@ -307,7 +310,7 @@ mod tests {
         assert!(one.starts_with(&leases.token_prefix()));
         leases.retire(&one);
         assert!(!leases.knows(&one) && leases.knows(&two));
-        let lease = leases.fetched(&two, "7", uptime_ms());
+        let lease = leases.fetched(&two, "7", "x", uptime_ms());
         assert!(leases.knows(&two));
         leases.ended(&lease);
         assert!(!leases.knows(&two));
@@ -317,7 +320,7 @@ mod tests {
     fn a_lease_is_cancelled_before_its_lock_can_expire() {
         let leases = Leases::new(Uuid::new_v4());
         let token = leases.begin_fetch();
-        let lease = leases.fetched(&token, "7", 1_000_000);
+        let lease = leases.fetched(&token, "7", "x", 1_000_000);
         assert_eq!(leases.due(1_000_000 + 25_900).len(), 1);
         assert_eq!(lease.cancellation(), None);
         assert!(leases.due(1_000_000 + 26_000).is_empty());
@@ -327,7 +330,7 @@ mod tests {
     #[test]
     fn a_lost_lease_outranks_an_interruption() {
         let leases = Leases::new(Uuid::new_v4());
-        let lease = leases.fetched(&leases.begin_fetch(), "7", 0);
+        let lease = leases.fetched(&leases.begin_fetch(), "7", "x", 0);
         lease.cancel(Cancelled::Interrupted);
         lease.cancel(Cancelled::LeaseLost);
         lease.cancel(Cancelled::Interrupted);

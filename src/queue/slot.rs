@@ -12,6 +12,7 @@ use super::{
     schedulers,
     state::Place,
 };
+use crate::events;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -46,19 +47,14 @@ impl Shared {
     pub async fn run(self: &Arc<Self>, first: Box<Job>, first_lease: Arc<Lease>) {
         let (mut job, mut lease) = (first, first_lease);
         loop {
-            let span = tracing::info_span!(
-                "job",
-                floh_job_id = %job.id,
-                floh_job_name = %job.name,
-                floh_attempt = job.attempt()
-            );
+            let span = crate::job_span!(id = job.id, name = job.name, attempt = job.attempt());
             let left = self.one(*job, Arc::clone(&lease)).instrument(span).await;
             let Token::Next(next, asked_ms) = left else {
                 self.leases.ended(&lease);
                 return;
             };
             // On record before the old lease goes: at no moment is the token unknown.
-            let next_lease = self.leases.fetched(&lease.token, &next.id, asked_ms);
+            let next_lease = self.leases.fetched(&lease.token, &next.id, &next.name, asked_ms);
             self.leases.ended(&lease);
             (job, lease) = (next, next_lease);
         }
@@ -66,7 +62,7 @@ impl Shared {
 
     async fn one(self: &Arc<Self>, mut job: Job, lease: Arc<Lease>) -> Token {
         for mistake in &job.options.mistakes {
-            tracing::warn!("an option of the job is ignored: {mistake}");
+            tracing::warn!(message_id = events::JOB_OPTION_IGNORED, "an option of the job is ignored: {mistake}");
         }
         if let Err(error) = self.continue_schedule(&job, &lease).await {
             tracing::error!("the next iteration of {:?} was not added: {error}", job.repeat_job_key);
@@ -75,6 +71,7 @@ impl Shared {
             job.deferred_failure = None;
         }
         let started = std::time::Instant::now();
+        tracing::debug!(message_id = events::JOB_STARTED, "attempt {} of {}", job.attempt(), job.options.attempts());
         let execution = Arc::new(Execution { job, lease: Arc::clone(&lease), queue: Arc::clone(&self.queue) });
         let outcome = self.outcome(&execution).await;
         let took = started.elapsed();
@@ -126,7 +123,7 @@ impl Shared {
             }
             Outcome::Lost(why) => {
                 self.pulse.count(Tally::Lost);
-                tracing::error!("lease lost, nothing more is written: {why}");
+                tracing::error!(message_id = events::JOB_LOST, "lease lost, nothing more is written: {why}");
                 return Token::Retired;
             }
         };
@@ -159,7 +156,7 @@ impl Shared {
                     Verdict::Instead(failure) => ending = ending_of(job, failure),
                     Verdict::Lost(why) => {
                         self.pulse.count(Tally::Lost);
-                        tracing::error!("could not be finished, because {why}");
+                        tracing::error!(message_id = events::JOB_LOST, "could not be finished, because {why}");
                         return Token::Retired;
                     }
                 },
@@ -174,7 +171,10 @@ impl Shared {
                 }
                 Err(error) => {
                     self.pulse.count(Tally::Lost);
-                    tracing::error!("could not be finished: {error}; the stalled check will bring it back");
+                    tracing::error!(
+                        message_id = events::JOB_LOST,
+                        "could not be finished: {error}; the stalled check will bring it back"
+                    );
                     return Token::Retired;
                 }
             }
@@ -232,17 +232,20 @@ impl Shared {
             match self.queue.hand_back(&job.id, &lease.token).await {
                 Ok(Ok(())) => {
                     self.pulse.count(Tally::HandedBack);
-                    tracing::warn!("handed back, no attempt charged: {why}");
+                    tracing::warn!(message_id = events::JOB_HANDED_BACK, "handed back, no attempt charged: {why}");
                     return;
                 }
                 Ok(Err(refusal)) => {
                     self.pulse.count(Tally::Lost);
-                    tracing::error!("could not be handed back ({refusal:?}): {why}");
+                    tracing::error!(
+                        message_id = events::JOB_ABANDONED,
+                        "could not be handed back ({refusal:?}): {why}"
+                    );
                     return;
                 }
                 Err(error) if error.is_unavailable() => tokio::time::sleep(backoff.next_delay()).await,
                 Err(error) => {
-                    tracing::error!("could not be handed back: {error}");
+                    tracing::error!(message_id = events::JOB_ABANDONED, "could not be handed back: {error}");
                     return;
                 }
             }
@@ -285,15 +288,20 @@ impl Shared {
         match ending {
             Ending::Completed { .. } => {
                 self.pulse.count(Tally::Completed);
-                tracing::info!("completed in {took:.3} s");
+                tracing::info!(message_id = events::JOB_COMPLETED, "completed in {took:.3} s");
             }
             Ending::Failed(reason) => {
                 self.pulse.count(Tally::Failed);
-                tracing::error!("failed after {took:.3} s: {}", reason.text);
+                tracing::error!(message_id = events::JOB_FAILED, "failed after {took:.3} s: {}", reason.text);
             }
             Ending::Retried(reason, delay) => {
                 self.pulse.count(Tally::Retried);
-                tracing::warn!("failed after {took:.3} s, again in {:.1} s: {}", delay.as_secs_f64(), reason.text);
+                let wait = delay.as_secs_f64();
+                tracing::warn!(
+                    message_id = events::JOB_RETRIED,
+                    "failed after {took:.3} s, again in {wait:.1} s: {}",
+                    reason.text
+                );
             }
         }
     }

@@ -1,4 +1,15 @@
 //! The daemon's life under systemd: start, ready, watch, drain, stop, journal.
 
+mod daemon;
+pub mod exit;
 pub mod journal;
+mod main;
+mod signals;
+mod start;
+mod status;
+mod systemd;
 mod text;
+mod upkeep;
+mod watch;
+
+pub use main::main;

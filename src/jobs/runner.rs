@@ -1,0 +1,173 @@
+//! Runs a fetched job: its handler by name, its epoch from the ledger, its outcome from what the handler did.
+
+use super::{Handler, JobContext, JobError, circuit::Circuit, registry::Registry};
+use crate::{
+    queue::{BoxFuture, Execution, Failure, Outcome, Processor},
+    store::{self, Epoch, Identity, Start, Store, StoreError, Take},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use uuid::Uuid;
+
+/// How often a question to a dependency that is away is asked again within one job before the job is handed back.
+const ASK_AGAIN: u32 = 3;
+
+/// The worker's processor of jobs.
+pub struct Runner {
+    registry: Registry,
+    store: Store,
+    circuit: Arc<Circuit>,
+    instance: Arc<str>,
+    invocation: Uuid,
+}
+
+impl Runner {
+    /// A runner for one process life.
+    pub fn new(registry: Registry, store: Store, instance: &str, invocation: Uuid) -> Runner {
+        Runner { circuit: Circuit::new(store.clone()), registry, store, instance: instance.into(), invocation }
+    }
+
+    async fn run(&self, execution: Arc<Execution>) -> Outcome {
+        let job = &execution.job;
+        let fail = |reason: String| Outcome::Failed(Failure { reason, stack: None, retry: false });
+        let Some(handler) = self.registry.get(&job.name) else {
+            return fail(self.registry.unknown(&job.name));
+        };
+        let data = match job.data() {
+            Ok(data) => data,
+            Err(reason) => return fail(reason),
+        };
+        let lease = match self.take(&execution).await {
+            Ok(Take::Taken(lease)) => lease,
+            Ok(Take::Committed { epoch, value }) => {
+                tracing::warn!("its result was committed and not acknowledged: acknowledged now, not run again");
+                return Outcome::Completed { value, epoch: Some(epoch.0) };
+            }
+            Ok(Take::Outranked) => return Outcome::Lost("a later attempt has taken the job".into()),
+            Err(error) => return self.interrupted_by(&error),
+        };
+        if let Err(outcome) = self.confirm(&execution).await {
+            return outcome;
+        }
+        let context = JobContext {
+            data,
+            store: self.store.clone(),
+            lease,
+            instance: Arc::clone(&self.instance),
+            execution,
+            committed: AtomicBool::new(false),
+        };
+        self.handle(handler.as_ref(), &context).await
+    }
+
+    async fn take(&self, execution: &Execution) -> Result<Take, StoreError> {
+        let job = &execution.job;
+        let signed = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+        let identity = Identity {
+            queue: execution.queue_name().to_string(),
+            job_id: job.id.clone(),
+            timestamp_ms: job.timestamp_ms,
+            attempts_made: signed(job.attempts_made),
+        };
+        let start = Start {
+            name: &job.name,
+            attempts_started: signed(job.attempts_started),
+            processed_on_ms: job.processed_on_ms,
+            instance: &self.instance,
+            invocation: self.invocation,
+            acknowledged: job.acknowledged.map(Epoch),
+        };
+        let mut asked = 0;
+        loop {
+            match self.store.take(&identity, &start).await {
+                Err(error) if error.policy() == store::Policy::Retry && asked < ASK_AGAIN => asked += 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether the lock in Redis still holds our token after the take: a worker that froze between fetch and take must
+    /// not outrank the one that has the job now.
+    async fn confirm(&self, execution: &Execution) -> Result<(), Outcome> {
+        loop {
+            match execution.holds_lock().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(Outcome::Lost("the lock passed on before the job was taken".into())),
+                // The renewal thread cancels us before the lock can pass on, so asking again is bounded.
+                Err(error) if error.is_unavailable() => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(error) => return Err(Outcome::Interrupted(error.to_string())),
+            }
+        }
+    }
+
+    async fn handle(&self, handler: &dyn Handler, context: &JobContext) -> Outcome {
+        let epoch = context.lease.epoch.0;
+        let result = handler.run(context).await;
+        let committed = context.committed.load(Ordering::Acquire).then_some(epoch);
+        match result {
+            Ok(value) => Outcome::Completed { value, epoch: committed },
+            Err(JobError::Retry(reason)) => Outcome::Failed(Failure { reason, stack: None, retry: true }),
+            Err(JobError::Fail(reason)) => Outcome::Failed(Failure { reason, stack: None, retry: false }),
+            Err(JobError::LeaseLost(why)) => Outcome::Lost(why),
+            Err(JobError::Interrupted(why)) => {
+                self.trip_if_down(&why).await;
+                Outcome::Interrupted(why)
+            }
+            Err(JobError::CommitUnknown(why)) => self.ask_what_became(context, &why).await,
+        }
+    }
+
+    /// A commit whose answer was lost: the ledger knows whether the job is done.
+    async fn ask_what_became(&self, context: &JobContext, why: &str) -> Outcome {
+        let epoch = context.lease.epoch.0;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.store.outcome(&context.lease).await {
+                Ok(store::Outcome::Committed(value)) => return Outcome::Completed { value, epoch: Some(epoch) },
+                Ok(store::Outcome::NotCommitted) => return Outcome::Interrupted(why.to_string()),
+                Ok(store::Outcome::Lost) => return Outcome::Lost("another attempt has taken the job".into()),
+                Err(error) if error.is_unavailable() && !context.cancellation().is_cancelled() => {
+                    self.circuit.trip(&error.to_string());
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                // The next attempt's take asks the same question.
+                Err(error) => return Outcome::Interrupted(error.to_string()),
+            }
+        }
+    }
+
+    fn interrupted_by(&self, error: &StoreError) -> Outcome {
+        let why = error.to_string();
+        match error.policy() {
+            store::Policy::Fail => Outcome::Failed(Failure { reason: why, stack: None, retry: true }),
+            store::Policy::Yield => Outcome::Lost(why),
+            _ => {
+                self.circuit.trip(&why);
+                Outcome::Interrupted(why)
+            }
+        }
+    }
+
+    /// A handler's interruption may be the drain's, or the database's: only the latter stops the fetching.
+    async fn trip_if_down(&self, why: &str) {
+        if self.store.client().await.is_err() {
+            self.circuit.trip(why);
+        }
+    }
+}
+
+impl Processor for Runner {
+    fn process(self: Arc<Self>, execution: Arc<Execution>) -> BoxFuture<'static, Outcome> {
+        Box::pin(async move { self.run(execution).await })
+    }
+
+    fn hold(&self) -> Option<String> {
+        self.circuit.open()
+    }
+}

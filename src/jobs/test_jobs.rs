@@ -1,0 +1,94 @@
+//! Jobs for tests only (feature `test-jobs`): they do what a test can watch.
+
+use super::{Handler, JobContext, JobError};
+use crate::{
+    queue::BoxFuture,
+    store::{Store, StoreError},
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Makes the table that `test.effect` writes to.
+pub async fn prepare(store: &Store) -> Result<(), StoreError> {
+    // Several workers start at once, and IF NOT EXISTS alone does not keep them from colliding.
+    let sql = "SELECT pg_advisory_lock(7421); \
+               CREATE TABLE IF NOT EXISTS test_effect (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL, \
+               job_id text NOT NULL, epoch bigint NOT NULL, instance text NOT NULL, at timestamptz NOT NULL DEFAULT now()); \
+               SELECT pg_advisory_unlock(7421)";
+    store.client().await?.batch_execute(sql).await?;
+    Ok(())
+}
+
+/// All of them.
+pub(super) fn all() -> Vec<Test> {
+    ["test.echo", "test.sleep", "test.fail", "test.panic", "test.effect", "test.progress"].map(Test).to_vec()
+}
+
+/// One of them, by its name.
+#[derive(Clone, Copy)]
+pub(super) struct Test(&'static str);
+
+impl Handler for Test {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<Value, JobError>> {
+        Box::pin(async move {
+            match self.0 {
+                "test.sleep" => sleep(job).await,
+                "test.fail" => Err(fail(job)),
+                "test.panic" => panic(job),
+                "test.effect" => effect(job).await,
+                "test.progress" => progress(job).await,
+                _ => Ok(job.data.clone()),
+            }
+        })
+    }
+}
+
+fn milliseconds(job: &JobContext) -> u64 {
+    job.data.get("ms").and_then(Value::as_u64).unwrap_or(0)
+}
+
+async fn sleep(job: &JobContext) -> Result<Value, JobError> {
+    let ms = milliseconds(job);
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    Ok(json!({ "slept": ms }))
+}
+
+fn fail(job: &JobContext) -> JobError {
+    let reason = job.data.get("reason").and_then(Value::as_str).unwrap_or("told to fail").to_string();
+    if job.data.get("unrecoverable").and_then(Value::as_bool).unwrap_or(false) {
+        JobError::Fail(reason)
+    } else {
+        JobError::Retry(reason)
+    }
+}
+
+#[expect(clippy::panic, reason = "that is what this job is for")]
+fn panic(job: &JobContext) -> Result<Value, JobError> {
+    panic!("{}", job.data.get("message").and_then(Value::as_str).unwrap_or("told to panic"))
+}
+
+async fn effect(job: &JobContext) -> Result<Value, JobError> {
+    let key = job.data.get("key").and_then(Value::as_str).unwrap_or_else(|| job.job_id()).to_string();
+    let transaction = job.begin().await?;
+    let sql = "INSERT INTO test_effect (key, job_id, epoch, instance) VALUES ($1, $2, $3, $4)";
+    transaction
+        .execute(sql, &[&key, &job.job_id(), &job.lease.epoch.0, &&*job.instance])
+        .await
+        .map_err(StoreError::from)?;
+    tokio::time::sleep(Duration::from_millis(milliseconds(job))).await;
+    job.complete(transaction, json!({ "key": key })).await
+}
+
+async fn progress(job: &JobContext) -> Result<Value, JobError> {
+    let steps = job.data.get("steps").and_then(Value::as_u64).unwrap_or(1).max(1);
+    for step in 1..=steps {
+        job.check_cancelled()?;
+        job.log(&format!("step {step} of {steps}")).await;
+        job.progress(&json!(step * 100 / steps)).await;
+    }
+    Ok(json!({ "steps": steps }))
+}

@@ -1,0 +1,114 @@
+//! The start: waits for what may come (Redis, PostgreSQL, the schema), ends for what cannot heal.
+
+use super::{exit::Exit, systemd::Manager};
+use crate::{
+    events,
+    queue::{self, Queue, connection::Backoff, connection::COMMAND_DEADLINE, pulse::Pulse},
+    store::{SchemaState, Store, StoreError, Version},
+};
+use std::time::{Duration, Instant};
+
+/// Each message keeps the start alive for this long; it is repeated well before.
+const EXTENSION: Duration = Duration::from_secs(30);
+/// While we wait for the same thing, the log is told this often.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// Why a dependency cannot be used.
+enum Obstacle {
+    /// It may come: wait.
+    Wait(String),
+    /// It will not: end.
+    Fatal(String),
+}
+
+impl From<queue::Error> for Obstacle {
+    fn from(error: queue::Error) -> Obstacle {
+        if error.is_fatal() { Obstacle::Fatal(error.to_string()) } else { Obstacle::Wait(error.to_string()) }
+    }
+}
+
+impl From<StoreError> for Obstacle {
+    fn from(error: StoreError) -> Obstacle {
+        match error.policy() {
+            crate::store::Policy::Fatal => Obstacle::Fatal(error.to_string()),
+            _ => Obstacle::Wait(error.to_string()),
+        }
+    }
+}
+
+/// Returns when Redis and PostgreSQL answered and the schema fits.
+///
+/// # Errors
+/// The exit code, after the reason was logged.
+pub async fn wait_for_dependencies(manager: &Manager, queue: &Queue, store: &Store) -> Result<(), Exit> {
+    let mut backoff = Backoff::default();
+    let mut told = (String::new(), Instant::now());
+    loop {
+        let (redis, database) = tokio::join!(redis_answers(queue), database_fits(store));
+        let obstacles: Vec<Obstacle> = [redis.err(), database.err()].into_iter().flatten().collect();
+        if obstacles.is_empty() {
+            return Ok(());
+        }
+        let mut waits = Vec::new();
+        let mut fatal = false;
+        for obstacle in obstacles {
+            match obstacle {
+                Obstacle::Wait(why) => waits.push(why),
+                Obstacle::Fatal(why) => {
+                    tracing::error!(message_id = events::WORKER_FAILED, "{why}");
+                    manager.status(&why);
+                    fatal = true;
+                }
+            }
+        }
+        if fatal {
+            return Err(Exit::Config);
+        }
+        let sentence = format!("waiting: {}", waits.join("; "));
+        manager.extend_start(EXTENSION);
+        manager.status(&sentence);
+        if told.0 != sentence || told.1.elapsed() >= REMINDER {
+            tracing::warn!(message_id = events::DEPENDENCY_DOWN, "{sentence}");
+            told = (sentence, Instant::now());
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+/// Tells systemd READY when the first fetch came back, empty or not, and keeps the start alive until then.
+pub async fn wait_for_first_fetch(manager: &Manager, pulse: &Pulse) {
+    let mut tick = tokio::time::interval(EXTENSION / 10);
+    loop {
+        tokio::select! {
+            () = pulse.first_round_trip() => break,
+            _ = tick.tick() => {
+                manager.extend_start(EXTENSION);
+                manager.status(&format!("waiting for the first fetch: {}", pulse.condition()));
+            }
+        }
+    }
+    manager.ready(&pulse.condition().to_string());
+}
+
+async fn redis_answers(queue: &Queue) -> Result<(), Obstacle> {
+    let _: String = queue.link.query(&redis::cmd("PING"), "PING", COMMAND_DEADLINE).await?;
+    Ok(())
+}
+
+async fn database_fits(store: &Store) -> Result<(), Obstacle> {
+    match store.check_schema(Version::ours()).await? {
+        SchemaState::Ready { .. } => Ok(()),
+        SchemaState::NotMigrated => {
+            Err(Obstacle::Wait(format!("the schema {} is not there; run `flohctl migrate`", store.schema())))
+        }
+        SchemaState::OlderThanNeeded { found, needed } => Err(Obstacle::Wait(format!(
+            "the schema {} has version {found} and this worker needs {needed}; run `flohctl migrate`",
+            store.schema()
+        ))),
+        SchemaState::TooNew { compatible_from } => Err(Obstacle::Fatal(format!(
+            "the schema {} needs floh-worker {compatible_from} or newer and this is {}; upgrade the package",
+            store.schema(),
+            Version::ours()
+        ))),
+    }
+}

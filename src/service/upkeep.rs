@@ -1,0 +1,94 @@
+//! What the daemon does beside the jobs: its row in PostgreSQL, old rows, the built-in schedulers.
+
+use crate::{
+    config::Config,
+    jobs,
+    queue::{Queue, connection::Backoff, lease::Leases, schedulers},
+    store::{Store, WorkerInstance},
+};
+use std::{sync::Arc, time::Duration};
+
+/// How often the instance says that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often old rows are removed.
+const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
+/// Ledger rows older than this are removed: far longer than any finish may be late.
+const LEDGER_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Rows of instances that were killed stay this long, for people.
+const INSTANCE_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The daemon's upkeep.
+pub struct Upkeep {
+    instance: WorkerInstance,
+    store: Store,
+    queue: Arc<Queue>,
+    schedulers: Vec<schedulers::Builtin>,
+}
+
+impl Upkeep {
+    /// For one process life.
+    pub fn new(instance: &str, leases: &Leases, store: &Store, queue: &Arc<Queue>, config: &Config) -> Upkeep {
+        Upkeep {
+            instance: WorkerInstance {
+                invocation: leases.invocation(),
+                instance: instance.to_string(),
+                host: host_name(),
+                pid: i32::try_from(std::process::id()).unwrap_or_default(),
+                version: env!("CARGO_PKG_VERSION").to_string(),
+            },
+            store: store.clone(),
+            queue: Arc::clone(queue),
+            schedulers: jobs::schedulers(config),
+        }
+    }
+
+    /// For ever.
+    pub async fn run(self) {
+        tokio::join!(self.register_schedulers(), self.beat(), self.prune());
+    }
+
+    async fn register_schedulers(&self) {
+        let mut backoff = Backoff::default();
+        loop {
+            match schedulers::ensure(&self.queue, &self.schedulers).await {
+                Ok(_) => return,
+                Err(error) if error.is_unavailable() => {
+                    tracing::debug!("the built-in schedulers wait: {error}");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                Err(error) => {
+                    tracing::error!("the built-in schedulers were not registered: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn beat(&self) {
+        loop {
+            if let Err(error) = self.store.heartbeat(&self.instance).await {
+                tracing::debug!("no heartbeat: {error}");
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+
+    async fn prune(&self) {
+        loop {
+            tokio::time::sleep(PRUNE_PERIOD.mul_f64(rand::random_range(0.5..1.5))).await;
+            let pruned = async {
+                let rows = self.store.prune_ledger(LEDGER_AGE).await?;
+                self.store.prune_instances(INSTANCE_AGE).await.map(|instances| (rows, instances))
+            };
+            match pruned.await {
+                Ok((rows, instances)) => tracing::debug!("removed {rows} old ledger rows and {instances} instances"),
+                Err(error) => tracing::warn!("old rows were not removed: {error}"),
+            }
+        }
+    }
+}
+
+/// This host's name, as people know it.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown-host".into())
+}
