@@ -8,6 +8,7 @@
 //! message. An empty variable counts as absent.
 
 mod database;
+pub mod envfile;
 mod near;
 mod reader;
 mod redis;

@@ -98,6 +98,7 @@ fn each_wrong_value_is_one_mistake() {
         ("STUCK_RUN_TIMEOUT_MINUTES", "0"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "hourly"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "* * *"),
+        ("AUDIT_CHECKPOINT_SCHEDULE", "61 * * * *"),
         ("DB_PASSWORD_FILE", "relative"),
         ("DB_PASSWORD_FILE", "/does/not/exist"),
         ("DB_PASSWORD_FILE", "/"),

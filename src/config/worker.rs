@@ -94,12 +94,13 @@ pub(super) fn audit(reader: &mut Reader) -> AuditConfig {
     }
 }
 
-/// Until the queue's cron module is here, only the number of fields is looked at.
+/// BullMQ fills in fields that are missing; in a setting, too few fields are a slip.
 fn cron(text: &str) -> Result<(), String> {
-    match text.split_whitespace().count() {
-        5 | 6 => Ok(()),
-        n => Err(format!("a cron expression with five fields (or six, with seconds) is expected, not {n}")),
+    let fields = text.split_whitespace().count();
+    if !(5..=6).contains(&fields) && !text.starts_with('@') {
+        return Err("a cron expression with five fields (or six, with seconds) is expected".to_string());
     }
+    crate::queue::cron::check(text).map_err(|reason| format!("a cron expression is expected: {reason}"))
 }
 
 pub(super) fn log_level(reader: &mut Reader) -> LogLevel {
