@@ -3,7 +3,7 @@
 use super::{Handler, JobContext, JobError, circuit::Circuit, registry::Registry};
 use crate::{
     queue::{BoxFuture, Execution, Failure, Outcome, Processor},
-    store::{self, Epoch, Identity, Start, Store, StoreError, Take},
+    store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take},
 };
 use std::{
     sync::{
@@ -62,7 +62,22 @@ impl Runner {
             execution,
             committed: AtomicBool::new(false),
         };
-        self.handle(handler.as_ref(), &context).await
+        let outcome = self.handle(handler.as_ref(), &context).await;
+        self.note(&context.lease, &outcome).await;
+        outcome
+    }
+
+    /// Notes in the ledger how a lease ended that has no committed result: for people, nothing depends on it.
+    async fn note(&self, lease: &store::Lease, outcome: &Outcome) {
+        let how = match outcome {
+            Outcome::Completed { .. } => return,
+            Outcome::Failed(_) => Release::Failed,
+            Outcome::Interrupted(_) => Release::HandedBack,
+            Outcome::Lost(_) => Release::Lost,
+        };
+        if let Err(error) = self.store.release(lease, how).await {
+            tracing::debug!("the ledger was not told how the lease ended: {error}");
+        }
     }
 
     async fn take(&self, execution: &Execution) -> Result<Take, StoreError> {
