@@ -11,7 +11,7 @@
 //!   child's parent.
 
 use super::{connection::Link, error::Error};
-use redis::{ErrorKind, FromRedisValue, ServerErrorKind, aio::ConnectionLike};
+use redis::{FromRedisValue, Value, aio::ConnectionLike};
 use std::{sync::LazyLock, time::Duration};
 
 /// Moves `wait` behind `paused` where a 5.x client paused the queue: the right end of a list is next.
@@ -165,17 +165,16 @@ impl Script {
         };
         let by_hash = command("EVALSHA", &self.sha);
         link.with(self.name, deadline, async |mut connection| {
-            let answer = connection.req_packed_command(&by_hash).await.and_then(redis::Value::extract_error);
-            let forgotten = ErrorKind::Server(ServerErrorKind::NoScript);
-            let answer = match answer {
+            // An error answer of the server comes as a value here.
+            match connection.req_packed_command(&by_hash).await.and_then(Value::extract_error) {
                 // A restarted Redis has forgotten the script: this call brings it again, later ones use the hash.
-                Err(error) if error.kind() == forgotten => {
-                    let by_text = command("EVAL", &self.text);
-                    connection.req_packed_command(&by_text).await.and_then(redis::Value::extract_error)
+                Err(error) if error.code() == Some("NOSCRIPT") => {
+                    connection.req_packed_command(&command("EVAL", &self.text)).await
                 }
                 other => other,
-            };
-            answer.and_then(|value| T::from_redis_value(value).map_err(Into::into))
+            }
+            .and_then(Value::extract_error)
+            .and_then(|value| T::from_redis_value(value).map_err(Into::into))
         })
         .await
     }
