@@ -21,7 +21,7 @@ pub mod schedulers;
 pub mod scripts;
 mod slot;
 mod stalled;
-mod state;
+pub mod state;
 mod sweep;
 
 pub use error::Error;
@@ -52,7 +52,7 @@ impl Queue {
     }
 
     /// The keys that a script needs which may push to `wait`.
-    pub(crate) fn settle(&self) -> [&str; 3] {
+    pub fn settle(&self) -> [&str; 3] {
         [&self.keys.wait, &self.keys.paused, &self.keys.meta]
     }
 

@@ -141,6 +141,11 @@ impl Script {
         Script { name, keys, pushes, text, sha }
     }
 
+    /// How many KEYS it has, those of the wrapper not counted.
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
+
     /// Calls the script. `settle` are the queue's `wait`, `paused` and `meta`, for scripts that may push to `wait`.
     pub async fn call<T: FromRedisValue>(
         &self,

@@ -12,6 +12,7 @@ mod config_envfile;
 mod cron_parity;
 mod harness;
 mod journal;
+mod queue_recovery;
 mod store_fence;
 mod store_ledger;
 mod support;

@@ -1,0 +1,249 @@
+//! What the queue does when something went wrong between us and Redis: lost answers, expired locks, lost jobs, a pause by
+//! a 5.x client.
+
+use crate::support::redis::RedisServer;
+use floh_worker::{
+    config::QueueConfig,
+    queue::{
+        Error, Job, Queue,
+        add::NewJob,
+        connection::{COMMAND_DEADLINE, Fate},
+        fetch::Fetched,
+        finish::{Ending, FetchNext, Finished, Refusal},
+        lease::{Leases, uptime_ms},
+        scripts,
+        state::Place,
+    },
+};
+use serde_json::json;
+use std::time::Duration;
+use uuid::Uuid;
+
+const WORKER: &str = "here:floh-worker@1";
+
+struct Fixture {
+    server: RedisServer,
+    queue: Queue,
+    leases: Leases,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let server = RedisServer::start();
+        let names = QueueConfig { name: "workflow-scheduler".into(), prefix: "bull".into() };
+        let queue = Queue::new(&names, &server.config(), Fate::default()).unwrap();
+        Fixture { server, queue, leases: Leases::new(Uuid::new_v4()) }
+    }
+
+    async fn add(&self, job: NewJob) -> String {
+        self.queue.add(&job).await.unwrap()
+    }
+
+    async fn fetch(&self) -> (Job, String) {
+        let token = self.leases.begin_fetch();
+        match self.queue.fetch(&token, WORKER).await.unwrap() {
+            Fetched::Job(job) => (*job, token),
+            Fetched::Nothing(wait) => panic!("nothing to fetch: {wait:?}"),
+        }
+    }
+
+    async fn redis<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        self.queue.link.query(&command, words[0], COMMAND_DEADLINE).await.unwrap()
+    }
+
+    /// What a 5.x client's `pause()` does to the queue.
+    async fn pause_as_5(&self) {
+        let keys = &self.queue.keys;
+        let _: i64 = self.redis(&["HSET", &keys.meta, "version", "bullmq:5.81.5", "paused", "1"]).await;
+        if self.redis::<i64>(&["EXISTS", &keys.wait]).await == 1 {
+            let _: String = self.redis(&["RENAME", &keys.wait, &keys.paused]).await;
+        }
+    }
+
+    /// What its `resume()` does: a blind rename.
+    async fn resume_as_5(&self) {
+        let keys = &self.queue.keys;
+        let _: i64 = self.redis(&["HDEL", &keys.meta, "paused"]).await;
+        if self.redis::<i64>(&["EXISTS", &keys.paused]).await == 1 {
+            let _: String = self.redis(&["RENAME", &keys.paused, &keys.wait]).await;
+        }
+    }
+
+    async fn waiting(&self) -> Vec<String> {
+        self.redis(&["LRANGE", &self.queue.keys.wait, "0", "-1"]).await
+    }
+}
+
+fn job(name: &str) -> NewJob {
+    NewJob::new(name, json!({}))
+}
+
+#[tokio::test]
+async fn every_wrapped_script_compiles() {
+    let fixture = Fixture::new();
+    for script in scripts::all() {
+        // Called without sense, a script may refuse; what must not happen is that Redis cannot compile it.
+        let keys = vec!["x"; script.keys()];
+        let answer: Result<redis::Value, Error> =
+            script.call(&fixture.queue.link, COMMAND_DEADLINE, &keys, fixture.queue.settle(), &[b"", b"", b""]).await;
+        if let Err(error) = answer {
+            assert!(!error.to_string().contains("compiling"), "{}: {error}", script.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_job_taken_by_a_fetch_whose_answer_was_lost_is_handed_back_and_charged_nothing() {
+    let fixture = Fixture::new();
+    let id = fixture.add(job("x")).await;
+    let (_, token) = fixture.fetch().await;
+    assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap(), 0, "it may be on its way");
+    fixture.leases.retire(&token);
+    assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap(), 1);
+    assert_eq!(fixture.waiting().await, [id.as_str()]);
+    let (job, token) = fixture.fetch().await;
+    assert_eq!((job.attempts_made, job.attempts_started), (0, 2));
+    fixture.leases.fetched(&token, &job.id, &job.name, uptime_ms());
+    assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap(), 0, "it runs here");
+}
+
+#[tokio::test]
+async fn a_frozen_redis_runs_the_fetch_when_it_thaws_and_the_job_comes_back() {
+    let fixture = Fixture::new();
+    // The server must know the script, or the frozen call would only be told to bring it.
+    assert!(matches!(fixture.queue.fetch("warm", WORKER).await, Ok(Fetched::Nothing(_))));
+    let id = fixture.add(job("x")).await;
+    let token = fixture.leases.begin_fetch();
+    fixture.server.freeze();
+    let answer = fixture.queue.fetch(&token, WORKER).await;
+    fixture.leases.retire(&token);
+    fixture.server.thaw();
+    assert!(answer.is_err_and(|error| error.is_unavailable()));
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap_or(0) == 0 {
+        assert!(std::time::Instant::now() < end, "the job was not found; it is {:?}", fixture.queue.place(&id).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(fixture.waiting().await, [id]);
+}
+
+#[tokio::test]
+async fn an_expired_lock_of_ours_is_taken_again_and_one_of_others_is_left_alone() {
+    let fixture = Fixture::new();
+    let id = fixture.add(job("x")).await;
+    let (_, token) = fixture.fetch().await;
+    fixture.leases.retire(&token);
+    let _: i64 = fixture.redis(&["DEL", &fixture.queue.keys.lock(&id)]).await;
+    assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, "there:floh-worker@1").await.unwrap(), 0);
+    assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap(), 1);
+    assert_eq!(fixture.waiting().await, [id]);
+}
+
+#[tokio::test]
+async fn a_finish_sent_twice_is_refused_and_the_job_is_found_finished() {
+    let fixture = Fixture::new();
+    let id = fixture.add(job("x")).await;
+    let (job, token) = fixture.fetch().await;
+    let ending = Ending::Completed { value: "{}".into(), epoch: Some(7) };
+    let next = FetchNext { wanted: false, worker: WORKER };
+    let finish = || fixture.queue.finish(&job, &token, &ending, next);
+    assert!(matches!(finish().await.unwrap(), Finished::Done(_)));
+    assert!(matches!(finish().await.unwrap(), Finished::Refused(Refusal::NoLock)));
+    assert_eq!(fixture.queue.place(&id).await.unwrap(), Place::Finished);
+    let field: String = fixture.redis(&["HGET", &fixture.queue.keys.job(&id), "floh:epoch"]).await;
+    assert_eq!(field, "7");
+}
+
+#[tokio::test]
+async fn jobs_in_no_list_wait_again_and_no_other_key_is_touched() {
+    let fixture = Fixture::new();
+    let keys = &fixture.queue.keys;
+    let lost = fixture.add(job("lost")).await;
+    let urgent = fixture.add(NewJob { priority: 3, ..job("urgent") }).await;
+    let delayed = fixture.add(NewJob { delay: Duration::from_secs(600), ..job("delayed") }).await;
+    let done = fixture.add(NewJob { lifo: true, ..job("done") }).await;
+    let (fetched, token) = fixture.fetch().await;
+    assert_eq!(fetched.id, done);
+    let ending = Ending::Completed { value: "{}".into(), epoch: None };
+    fixture.queue.finish(&fetched, &token, &ending, FetchNext { wanted: false, worker: WORKER }).await.unwrap();
+    let _: i64 = fixture.redis(&["HSET", &format!("{}:daily", keys.repeat), "name", "x", "pattern", "0 0 * * *"]).await;
+    let _: i64 = fixture.redis(&["LREM", &keys.wait, "0", &lost]).await;
+    let _: i64 = fixture.redis(&["ZREM", &keys.prioritized, &urgent]).await;
+
+    assert_eq!(fixture.queue.restore_lost_jobs().await.unwrap(), Some(2));
+    assert_eq!(fixture.waiting().await, [lost.as_str()]);
+    assert_eq!(fixture.queue.place(&urgent).await.unwrap(), Place::Waiting);
+    assert_eq!(fixture.queue.place(&delayed).await.unwrap(), Place::Waiting);
+    assert_eq!(fixture.queue.place(&done).await.unwrap(), Place::Finished);
+    assert_eq!(fixture.queue.restore_lost_jobs().await.unwrap(), None, "another sweep so soon is spared");
+}
+
+#[tokio::test]
+async fn nothing_that_we_push_while_a_5_x_client_pauses_is_lost_when_it_resumes() {
+    let fixture = Fixture::new();
+    let early = fixture.add(job("early")).await;
+    let held = fixture.add(NewJob { lifo: true, ..job("held") }).await;
+    let parent = fixture.add(job("waits")).await;
+    let (fetched, token) = fixture.fetch().await;
+    assert_eq!(fetched.id, held);
+    fixture.pause_as_5().await;
+
+    let late = fixture.add(job("late")).await;
+    let delayed = fixture.add(NewJob { delay: Duration::from_millis(1), ..job("delayed") }).await;
+    fixture.queue.hand_back(&held, &token).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let nothing = fixture.queue.fetch(&fixture.leases.begin_fetch(), WORKER).await.unwrap();
+    assert!(matches!(nothing, Fetched::Nothing(_)), "a paused queue gives nothing");
+    assert!(fixture.waiting().await.is_empty(), "what waits has moved behind the paused list");
+
+    fixture.resume_as_5().await;
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        order.push(fixture.fetch().await.0.id);
+    }
+    let mut expected = vec![early, held, parent, late, delayed];
+    assert_eq!(order[..2], [expected[0].clone(), expected[2].clone()], "those that waited before come first");
+    order.sort();
+    expected.sort();
+    assert_eq!(order, expected);
+}
+
+#[tokio::test]
+async fn a_stalled_job_waits_again_after_two_checks_and_never_gets_a_verdict() {
+    let fixture = Fixture::new();
+    let id = fixture.add(job("x")).await;
+    let keys = &fixture.queue.keys;
+    for round in 1..=3 {
+        let (_, token) = fixture.fetch().await;
+        fixture.leases.retire(&token);
+        let _: i64 = fixture.redis(&["DEL", &keys.lock(&id)]).await;
+        for expected in [0, 1] {
+            let _: i64 = fixture.redis(&["DEL", &keys.stalled_check]).await;
+            assert_eq!(fixture.queue.check_stalled().await.unwrap().len(), expected, "round {round}");
+        }
+    }
+    assert_eq!(fixture.redis::<Option<String>>(&["HGET", &keys.job(&id), "defa"]).await, None);
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_unavailable_and_a_wrong_password_is_not_waited_for() {
+    let mut fixture = Fixture::new();
+    fixture.server.down();
+    let error = fixture.queue.now_ms().await.unwrap_err();
+    assert!(error.is_unavailable() && !error.is_fatal(), "{error}");
+    assert!(error.to_string().contains(&fixture.server.port().to_string()), "{error}");
+
+    let guarded = RedisServer::start_with(&["--requirepass", "right"]);
+    let names = QueueConfig { name: "q".into(), prefix: "bull".into() };
+    let mut config = guarded.config();
+    for password in [None, Some("wrong")] {
+        config.password = password.map(Into::into);
+        let error = Queue::new(&names, &config, Fate::default()).unwrap().now_ms().await.unwrap_err();
+        assert!(error.is_fatal(), "{error}");
+        assert!(!error.to_string().contains("wrong\""), "{error}");
+    }
+    config.password = Some("right".into());
+    assert!(Queue::new(&names, &config, Fate::default()).unwrap().now_ms().await.is_ok());
+}
