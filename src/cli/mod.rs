@@ -3,14 +3,16 @@
 //! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available (try again),
 //! 70 something failed, 78 the configuration has to change.
 
+mod config;
 mod migrate;
+mod settings;
 
 use crate::{
-    config::{Config, ProcessEnvironment, Severity},
+    config::{Config, ConfigErrors, Notice, Severity},
     store::{Policy, StoreError},
 };
 use clap::{Parser, Subcommand};
-use std::{fmt::Display, io::Write, process::ExitCode};
+use std::{fmt::Display, io::Write, path::PathBuf, process::ExitCode};
 
 /// The question was answered with no: pending migrations, a broken chain.
 const NO: u8 = 1;
@@ -25,10 +27,14 @@ const CONFIG: u8 = 78;
 
 /// Looks after floh-worker, the background worker of the Floh workflow engine.
 ///
-/// It reads the same environment variables as the worker does, see floh-env(5).
+/// Its settings are the worker's, see floh-env(5): from --env-file, or from the environment if that names a server
+/// (DB_…, REDIS_…), or else from /etc/floh/env.
 #[derive(Debug, Parser)]
 #[command(name = "flohctl", version)]
 pub struct Cli {
+    /// Take the settings from FILE, read as systemd reads it; may be given again, later files win
+    #[arg(long = "env-file", value_name = "FILE", global = true)]
+    env_files: Vec<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -36,6 +42,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Migrate(migrate::Arguments),
+    Config(config::Arguments),
 }
 
 /// Parses the command line, runs the command, and says by the exit code how it went.
@@ -55,29 +62,51 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(FAILED, &error),
     };
-    runtime.block_on(run(cli.command)).unwrap_or_else(|code| code)
+    runtime.block_on(run(cli)).unwrap_or_else(|code| code)
 }
 
 /// A command's answer: its exit code, or the one of a mistake that was already reported.
 type Answer = Result<ExitCode, ExitCode>;
 
-async fn run(command: Command) -> Answer {
-    match command {
-        Command::Migrate(arguments) => migrate::run(&arguments, &configuration()?).await,
+async fn run(cli: Cli) -> Answer {
+    let configuration = || configuration(&cli.env_files);
+    match &cli.command {
+        Command::Migrate(arguments) => migrate::run(arguments, &configuration()?).await,
+        Command::Config(arguments) => config::run(arguments, &cli.env_files),
     }
 }
 
 /// The configuration, or its mistakes on standard error.
-fn configuration() -> Result<Config, ExitCode> {
-    match Config::load(&ProcessEnvironment) {
+fn configuration(files: &[PathBuf]) -> Result<Config, ExitCode> {
+    let settings = settings::find(files).map_err(|errors| complain_each(&errors))?;
+    for (path, remark) in &settings.remarks {
+        eprintln!("flohctl: {}: {remark}", path.display());
+    }
+    match Config::load(&settings.variables) {
         Ok((config, notices)) => {
-            for notice in notices.iter().filter(|notice| notice.severity == Severity::Warning) {
-                eprintln!("flohctl: {notice}");
-            }
+            warn(&notices);
             Ok(config)
         }
-        Err(mistakes) => Err(complain(CONFIG, &mistakes)),
+        Err(errors) => {
+            warn(&errors.notices);
+            Err(complain_each(&errors))
+        }
     }
+}
+
+/// Warnings on standard error. That workers will make no checkpoints is not for every command to say.
+fn warn(notices: &[Notice]) {
+    for notice in notices.iter().filter(|n| n.severity == Severity::Warning && n.variable != "AUDIT_CHECKPOINT_KEY") {
+        eprintln!("flohctl: {notice}");
+    }
+}
+
+/// Reports mistakes in the settings on standard error, a line each.
+fn complain_each(errors: &ConfigErrors) -> ExitCode {
+    for mistake in &errors.mistakes {
+        eprintln!("flohctl: {mistake}");
+    }
+    ExitCode::from(CONFIG)
 }
 
 /// A line on standard output. Whoever reads it may stop doing so (`| head`): that is no mistake.

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and clippy does not see helpers outside #[test] functions as tests"
 )]
 
+mod config_check;
 mod config_envfile;
 mod cron_parity;
 mod harness;
