@@ -44,7 +44,16 @@ struct Source {
     pushes: bool,
     /// Index in KEYS of the hash of a job whose parent's queue it may push to.
     child: Option<usize>,
+    /// More Lua to run after it.
+    after: &'static str,
 }
+
+/// BullMQ's hand-back of a job with a priority sets no marker: every worker that blocks would sleep on.
+const WAKE_FOR_PRIORITIZED: &str = "
+if redis.call('HEXISTS', KEYS[5], 'paused') == 0 and redis.call('EXISTS', KEYS[7]) == 1 then
+  redis.call('ZADD', KEYS[8], 0, '0')
+end
+";
 
 macro_rules! bullmq {
     ($name:literal, $keys:literal) => {
@@ -53,9 +62,9 @@ macro_rules! bullmq {
 }
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $constant:ident = $name:literal, $keys:literal, clock $clock:expr, pushes $pushes:expr, child $child:expr;)*) => {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal, $keys:literal, clock $clock:expr, pushes $pushes:expr, child $child:expr, after $after:expr;)*) => {
         $($(#[$doc])* pub static $constant: LazyLock<Script> = LazyLock::new(|| Script::wrap(&Source {
-            name: $name, keys: $keys, text: bullmq!($name, $keys), clock: $clock, pushes: $pushes, child: $child,
+            name: $name, keys: $keys, text: bullmq!($name, $keys), clock: $clock, pushes: $pushes, child: $child, after: $after,
         }));)*
         /// All of them, for loading and for tests.
         pub fn all() -> Vec<&'static Script> {
@@ -66,35 +75,35 @@ macro_rules! scripts {
 
 scripts! {
     /// Fetch.
-    MOVE_TO_ACTIVE = "moveToActive", 11, clock Some(2), pushes true, child None;
+    MOVE_TO_ACTIVE = "moveToActive", 11, clock Some(2), pushes true, child None, after "";
     /// Finish, and fetch the next.
-    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12);
+    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12), after "";
     /// Retry after a delay.
-    MOVE_TO_DELAYED = "moveToDelayed", 11, clock Some(2), pushes true, child None;
+    MOVE_TO_DELAYED = "moveToDelayed", 11, clock Some(2), pushes true, child None, after "";
     /// Retry at once.
-    RETRY_JOB = "retryJob", 11, clock Some(2), pushes true, child None;
+    RETRY_JOB = "retryJob", 11, clock Some(2), pushes true, child None, after "";
     /// Hand-back.
-    MOVE_JOB_FROM_ACTIVE_TO_WAIT = "moveJobFromActiveToWait", 9, clock None, pushes true, child None;
+    MOVE_JOB_FROM_ACTIVE_TO_WAIT = "moveJobFromActiveToWait", 9, clock None, pushes true, child None, after WAKE_FOR_PRIORITIZED;
     /// Renewal of all locks.
-    EXTEND_LOCKS = "extendLocks", 1, clock None, pushes false, child None;
+    EXTEND_LOCKS = "extendLocks", 1, clock None, pushes false, child None, after "";
     /// Stalled check.
-    MOVE_STALLED_JOBS_TO_WAIT = "moveStalledJobsToWait", 9, clock Some(3), pushes true, child None;
+    MOVE_STALLED_JOBS_TO_WAIT = "moveStalledJobsToWait", 9, clock Some(3), pushes true, child None, after "";
     /// Add to `wait`.
-    ADD_STANDARD_JOB = "addStandardJob", 9, clock None, pushes true, child None;
+    ADD_STANDARD_JOB = "addStandardJob", 9, clock None, pushes true, child None, after "";
     /// Add to `delayed`.
-    ADD_DELAYED_JOB = "addDelayedJob", 6, clock None, pushes false, child None;
+    ADD_DELAYED_JOB = "addDelayedJob", 6, clock None, pushes false, child None, after "";
     /// Add by priority.
-    ADD_PRIORITIZED_JOB = "addPrioritizedJob", 9, clock None, pushes false, child None;
+    ADD_PRIORITIZED_JOB = "addPrioritizedJob", 9, clock None, pushes false, child None, after "";
     /// Make or change a job scheduler.
-    ADD_JOB_SCHEDULER = "addJobScheduler", 11, clock Some(7), pushes true, child None;
+    ADD_JOB_SCHEDULER = "addJobScheduler", 11, clock Some(7), pushes true, child None, after "";
     /// A job scheduler's next iteration.
-    UPDATE_JOB_SCHEDULER = "updateJobScheduler", 12, clock Some(5), pushes true, child None;
+    UPDATE_JOB_SCHEDULER = "updateJobScheduler", 12, clock Some(5), pushes true, child None, after "";
     /// Remove a job scheduler and its next iteration.
-    REMOVE_JOB_SCHEDULER = "removeJobScheduler", 3, clock None, pushes false, child None;
+    REMOVE_JOB_SCHEDULER = "removeJobScheduler", 3, clock None, pushes false, child None, after "";
     /// A line in a job's log.
-    ADD_LOG = "addLog", 2, clock None, pushes false, child None;
+    ADD_LOG = "addLog", 2, clock None, pushes false, child None, after "";
     /// A job's progress.
-    UPDATE_PROGRESS = "updateProgress", 3, clock None, pushes false, child None;
+    UPDATE_PROGRESS = "updateProgress", 3, clock None, pushes false, child None, after "";
 }
 
 impl Script {
@@ -126,6 +135,7 @@ impl Script {
                  if type(queue) == 'string' then settle(queue .. ':wait', queue .. ':paused', queue .. ':meta') end\nend\n",
             );
         }
+        text.push_str(source.after);
         text.push_str("return result\n");
         Script::new(source.name, source.keys, source.pushes, text)
     }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 /// How long a cancelled handler may take to let go before its job is handed back all the same.
-const LET_GO: Duration = Duration::from_millis(500);
+const LET_GO: Duration = Duration::from_millis(100);
 
 /// What every slot of a consumer shares.
 pub(crate) struct Shared {

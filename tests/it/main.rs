@@ -11,6 +11,8 @@
 mod config_check;
 mod config_envfile;
 mod cron_parity;
+#[cfg(feature = "test-jobs")]
+mod daemon_life;
 mod harness;
 mod journal;
 mod queue_recovery;

@@ -69,7 +69,13 @@ impl Fleet {
 
     /// Runs `flohctl ARGUMENTS` with the instances' environment.
     pub fn flohctl(&self, arguments: &[&str]) -> child::Finished {
-        let environment = self.environment();
+        self.flohctl_with(arguments, &[])
+    }
+
+    /// The same with `settings` added to the environment.
+    pub fn flohctl_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> child::Finished {
+        let mut environment = self.environment();
+        environment.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
         let prepare = |command: &mut std::process::Command| {
             command.args(arguments).env_clear().envs(environment);
         };

@@ -30,6 +30,7 @@ pub struct Worker {
     process: Guarded,
     notices: Arc<Mutex<Vec<Notice>>>,
     stderr: Arc<Mutex<Vec<u8>>>,
+    reader: Option<thread::JoinHandle<()>>,
     _folder: TempDir,
 }
 
@@ -46,8 +47,8 @@ impl Worker {
             command.stdin(std::process::Stdio::null()).stdout(child_output.try_clone().unwrap()).stderr(child_output);
         });
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        collect_output(output, stderr.clone());
-        Worker { instance: instance.into(), process, notices, stderr, _folder: folder }
+        let reader = Some(collect_output(output, stderr.clone()));
+        Worker { instance: instance.into(), process, notices, stderr, reader, _folder: folder }
     }
 
     /// Waits for READY=1.
@@ -106,6 +107,10 @@ impl Worker {
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.process.try_wait() {
+                // Everything it logged is to be there when the caller looks.
+                if let Some(reader) = self.reader.take() {
+                    let _ = reader.join();
+                }
                 return status;
             }
             assert!(Instant::now() < end, "{} did not end within {limit:?}:\n{}", self.instance, self.log());
@@ -169,7 +174,7 @@ fn collect_notices(socket: UnixDatagram) -> Arc<Mutex<Vec<Notice>>> {
     notices
 }
 
-fn collect_output(mut from: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) {
+fn collect_output(mut from: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = [0; 8192];
         while let Ok(length) = from.read(&mut buffer) {
@@ -178,5 +183,5 @@ fn collect_output(mut from: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>
             }
             into.lock().unwrap().extend_from_slice(&buffer[..length]);
         }
-    });
+    })
 }

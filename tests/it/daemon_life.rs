@@ -1,0 +1,225 @@
+//! One life of the daemon as systemd sees it: waiting, ready, watched, draining, stopped, and its exit codes. The part of
+//! systemd is played by the test; the booted tests repeat the main ones with the real one.
+
+use crate::support::{RedisServer, fleet::Fleet, wait_for, worker::Worker};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn status_contains(worker: &Worker, words: &str) -> Option<()> {
+    worker
+        .notices()
+        .iter()
+        .any(|notice| notice.line.starts_with("STATUS=") && notice.line.contains(words))
+        .then_some(())
+}
+
+fn ends_with(mut worker: Worker, code: i32) -> String {
+    let status = worker.wait_end(SOON);
+    assert_eq!(status.code(), Some(code), "{}", worker.log());
+    worker.log()
+}
+
+#[test]
+fn it_is_ready_after_the_first_fetch_and_says_what_it_does_until_it_stops() {
+    let mut fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[]);
+    assert!(worker.log().contains("ready"));
+    let id = fleet.add(6, "test.sleep", json!({"ms": 4000}), json!({}));
+    wait_for("the job in the status", SOON, || status_contains(&worker, &format!("test.sleep {id} for ")));
+    fleet.wait_state(6, &id, "completed", SOON);
+    wait_for("the count in the status", SOON, || status_contains(&worker, "idle, 1 done, 0 failed"));
+    worker.stop();
+    assert!(worker.said("STOPPING=1"));
+}
+
+#[test]
+fn a_drain_lets_the_running_job_finish_and_takes_no_other() {
+    let mut fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[]);
+    let running = fleet.add(6, "test.sleep", json!({"ms": 2000}), json!({}));
+    let waiting = fleet.add(6, "test.echo", json!({}), json!({}));
+    fleet.wait_state(6, &running, "active", SOON);
+    worker.stop();
+    assert_eq!(fleet.job(6, &running)["state"], "completed");
+    assert_eq!(fleet.job(6, &waiting)["state"], "waiting");
+}
+
+#[test]
+fn at_the_deadline_the_job_is_handed_back_again_and_again_and_charged_nothing() {
+    let mut fleet = Fleet::start();
+    let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"attempts": 1}));
+    for round in 1..=4 {
+        let mut worker = fleet.worker("1", &[("SHUTDOWN_TIMEOUT_SECONDS", "1")]);
+        fleet.wait_state(6, &id, "active", SOON);
+        let asked = Instant::now();
+        worker.stop();
+        assert!(asked.elapsed() < Duration::from_secs(5), "round {round}: {:?}", asked.elapsed());
+        let job = fleet.job(6, &id);
+        assert_eq!(job["state"], "waiting", "round {round}: {job:#}");
+        assert_eq!(job["attemptsMade"], 0, "round {round}: {job:#}");
+        assert!(worker.log().contains("handed back"), "{}", worker.log());
+    }
+}
+
+#[test]
+fn a_handed_back_job_starts_elsewhere_within_a_second() {
+    let mut fleet = Fleet::start();
+    let mut first = fleet.worker("1", &[]);
+    let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"priority": 5}));
+    fleet.wait_state(6, &id, "active", SOON);
+    let _second = fleet.worker("2", &[]);
+    first.signal(Signal::SIGTERM);
+    wait_for("the drain", SOON, || first.said("STOPPING=1").then_some(()));
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait_end(SOON).code(), Some(0), "{}", first.log());
+    wait_for("the second worker to take it", Duration::from_secs(1), || (fleet.starts(&id).len() == 2).then_some(()));
+}
+
+#[test]
+fn a_third_signal_ends_at_once_and_names_what_is_abandoned() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[]);
+    let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({}));
+    fleet.wait_state(6, &id, "active", SOON);
+    fleet.redis.freeze();
+    worker.signal(Signal::SIGTERM);
+    wait_for("the drain", SOON, || worker.said("STOPPING=1").then_some(()));
+    worker.signal(Signal::SIGTERM);
+    wait_for("the hand-back", SOON, || worker.log().contains("SIGTERM again").then_some(()));
+    worker.signal(Signal::SIGINT);
+    let log = ends_with(worker, 70);
+    assert!(log.contains("abandoned") && log.contains(&format!("job_id={id}")), "{log}");
+    fleet.redis.thaw();
+}
+
+#[test]
+fn a_stop_while_it_waits_for_a_dependency_is_a_clean_one() {
+    let mut fleet = Fleet::start();
+    fleet.redis.down();
+    let worker = fleet.spawn_worker("1", &[]);
+    wait_for("the status", SOON, || status_contains(&worker, "waiting: Redis at 127.0.0.1"));
+    assert!(worker.notices().iter().any(|notice| notice.line.starts_with("EXTEND_TIMEOUT_USEC=")));
+    worker.signal(Signal::SIGTERM);
+    ends_with(worker, 0);
+}
+
+#[test]
+fn it_waits_for_redis_for_postgresql_for_a_name_and_for_the_schema_and_says_so() {
+    let mut fleet = Fleet::start();
+    fleet.redis.down();
+    let mut one = fleet.spawn_worker("1", &[]);
+    wait_for("Redis in the status", SOON, || status_contains(&one, "waiting: Redis at 127.0.0.1"));
+    fleet.redis.up();
+    one.wait_ready();
+
+    fleet.postgres.down(Signal::SIGINT);
+    let mut two = fleet.spawn_worker("2", &[]);
+    wait_for("PostgreSQL in the status", SOON, || status_contains(&two, "PostgreSQL"));
+    assert!(!two.said("READY=1"));
+    fleet.postgres.up();
+    two.wait_ready();
+
+    let three = fleet.spawn_worker("3", &[("REDIS_HOST", "no-such-host.invalid"), ("DB_HOST", "nor-this.invalid")]);
+    wait_for("both names in the status", SOON, || {
+        status_contains(&three, "no-such-host.invalid").and_then(|()| status_contains(&three, "nor-this.invalid"))
+    });
+
+    let mut four = fleet.spawn_worker("4", &[("DB_SCHEMA", "another")]);
+    wait_for("the schema in the status", SOON, || status_contains(&four, "flohctl migrate"));
+    assert!(!four.said("READY=1"));
+    let migrated = fleet.flohctl_with(&["migrate"], &[("DB_SCHEMA", "another")]);
+    assert!(migrated.status.success(), "{}", migrated.stderr);
+    four.wait_ready();
+}
+
+#[test]
+fn what_waiting_cannot_heal_ends_it_with_78_and_one_clear_line() {
+    let fleet = Fleet::start();
+    let guarded = RedisServer::start_with(&["--requirepass", "right"]);
+    let port = guarded.port().to_string();
+    let log = ends_with(fleet.spawn_worker("1", &[("REDIS_PORT", &port), ("REDIS_PASSWORD", "hunter2")]), 78);
+    assert!(log.contains("REDIS_PASSWORD") && !log.contains("hunter2"), "{log}");
+    let log = ends_with(fleet.spawn_worker("1", &[("DB_NAME", "nowhere")]), 78);
+    assert!(log.contains("DB_NAME"), "{log}");
+    let mistakes = [
+        ("DB_PORT", "many"),
+        ("REDIS_TLS", "perhaps"),
+        ("WORKER_CONCURRENCY", "0"),
+        ("SHUTDOWN_TIMEOUT_SECONDS", "600"),
+        ("AUDIT_CHECKPOINT_KEY", "short"),
+    ];
+    let log = ends_with(fleet.spawn_worker("1", &mistakes), 78);
+    for (name, _) in mistakes {
+        assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(name)), "{name}: {log}");
+    }
+    fleet.sql("INSERT INTO floh_worker.schema_version (version, compatible_from) VALUES (999, '99.0.0')");
+    let log = ends_with(fleet.spawn_worker("1", &[]), 78);
+    assert!(log.contains("99.0.0"), "{log}");
+}
+
+#[test]
+fn a_call_that_cannot_be_right_ends_with_64() {
+    let fleet = Fleet::start();
+    let log = ends_with(fleet.spawn_worker("\\x7b1..4\\x7d", &[]), 64);
+    assert!(log.contains("without quotes"), "{log}");
+}
+
+#[test]
+fn the_watchdog_is_fed_while_idle_and_while_redis_is_away_and_not_by_a_stopped_process() {
+    let fleet = Fleet::start();
+    let worker = fleet.worker("1", &[("WATCHDOG_USEC", "1500000")]);
+    let pings = |since: Instant| {
+        let said = worker.notices();
+        said.iter().filter(|notice| notice.line == "WATCHDOG=1" && notice.at > since).count()
+    };
+    let start = Instant::now();
+    wait_for("pings while idle", SOON, || (pings(start) >= 3).then_some(()));
+    fleet.redis.freeze();
+    let frozen = Instant::now();
+    wait_for("pings while Redis is frozen", SOON, || (pings(frozen) >= 2).then_some(()));
+    fleet.redis.thaw();
+    worker.signal(Signal::SIGSTOP);
+    let stopped = Instant::now() + Duration::from_millis(50);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(pings(stopped), 0, "a stopped process pings nobody");
+    worker.signal(Signal::SIGCONT);
+    let again = Instant::now();
+    wait_for("pings again", SOON, || (pings(again) >= 2).then_some(()));
+}
+
+#[test]
+fn while_postgresql_is_down_nothing_is_fetched_and_nothing_is_charged() {
+    let mut fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    let first = fleet.add(6, "test.effect", json!({"key": "first"}), json!({"attempts": 1}));
+    fleet.wait_state(6, &first, "completed", SOON);
+    fleet.postgres.down(Signal::SIGINT);
+    let second = fleet.add(6, "test.effect", json!({"key": "second"}), json!({"attempts": 1}));
+    wait_for("the status", SOON, || status_contains(&_worker, "not fetching:"));
+    fleet.wait_state(6, &second, "waiting", SOON);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(fleet.starts(&second).len() <= 2, "it is not fetched over and over: {:?}", fleet.starts(&second));
+    fleet.postgres.up();
+    let job = fleet.wait_state(6, &second, "completed", SOON);
+    assert_eq!(job["attemptsMade"], 1, "{job:#}");
+    assert_eq!(fleet.effects().values().sum::<u64>(), 2);
+}
+
+#[test]
+fn a_job_that_finishes_while_redis_restarts_is_finished_over_the_next_connection() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[]);
+    let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 1500}), json!({"attempts": 1}));
+    fleet.wait_state(6, &id, "active", SOON);
+    // Without persistence a restarted Redis would be empty; what was saved by hand it loads.
+    let _: String = fleet.redis("SAVE", &[]);
+    fleet.redis.shut_down();
+    std::thread::sleep(Duration::from_secs(3));
+    fleet.redis.up();
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(job["attemptsMade"], 1, "{job:#}");
+    assert_eq!(fleet.effects().get("once"), Some(&1), "{}", worker.log());
+}
