@@ -1,24 +1,14 @@
-//! Job schedulers and legacy repeatables.
+//! Periodic jobs: the chains of job schedulers (BullMQ 6) and of repeatables (BullMQ 5 and older), and our own schedulers.
+//!
+//! A periodic job is a chain: whichever worker takes an iteration adds the next one, before it runs its own. So every
+//! fetched job passes [`continue_chain`], whatever is wrong with it otherwise. [`ensure`] makes the schedulers of the
+//! built-in jobs; it is called when a worker starts, and may be called again at any time.
 
-use super::{Error, Job, Queue};
+mod chain;
+mod ensure;
+mod legacy;
+mod repeat;
+mod stored;
 
-/// Adds the next iteration of the scheduler that the job belongs to.
-pub async fn continue_chain(_queue: &Queue, _job: &Job) -> Result<(), Error> {
-    Ok(())
-}
-
-/// A job scheduler that this program keeps.
-#[derive(Debug, Clone)]
-pub struct Builtin {
-    /// Id.
-    pub id: String,
-    /// Job name.
-    pub name: String,
-    /// Cron expression.
-    pub pattern: String,
-}
-
-/// Registers the built-in schedulers.
-pub async fn ensure(_queue: &Queue, _builtins: &[Builtin]) -> Result<(), Error> {
-    Ok(())
-}
+pub use chain::continue_chain;
+pub use ensure::{Builtin, Done, ID_PREFIX, Outcome, ensure};

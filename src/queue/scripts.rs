@@ -146,6 +146,11 @@ impl Script {
         Script::new(name, keys, pushes, format!("{}{text}", if pushes { SETTLE } else { "" }))
     }
 
+    /// The same script with lines of ours before it, which see its keys and arguments and may return in its place.
+    pub fn guarded(&self, guard: &str) -> Script {
+        Script::new(self.name, self.keys, self.pushes, format!("{guard}\n{}", self.text))
+    }
+
     fn new(name: &'static str, keys: usize, pushes: bool, text: String) -> Script {
         let sha = redis::Script::new(&text).get_hash().to_string();
         Script { name, keys, pushes, text, sha }

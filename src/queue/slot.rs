@@ -254,9 +254,6 @@ impl Shared {
 
     /// Adds a scheduler's next iteration before its job runs, so that a crash in between cannot end the chain.
     async fn continue_schedule(&self, job: &Job, lease: &Lease) -> Result<(), Error> {
-        if job.repeat_job_key.is_none() {
-            return Ok(());
-        }
         let mut backoff = Backoff::default();
         loop {
             match schedulers::continue_chain(&self.queue, job).await {

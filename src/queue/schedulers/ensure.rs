@@ -1,0 +1,271 @@
+//! The schedulers of the built-in jobs.
+//!
+//! BullMQ's `addJobScheduler` deletes a pending iteration and goes on to the next time. A fleet that restarts while a daily
+//! iteration waits would skip the day, every time. So a scheduler is written only where it is missing, where it is not
+//! what it should be, or where its chain is broken; and never over an iteration that is due, which is checked in the
+//! same atomic step.
+
+use super::{
+    repeat::{Next, Repeat},
+    stored::Stored,
+};
+use crate::queue::{
+    Error, Queue,
+    connection::COMMAND_DEADLINE,
+    lease::pack,
+    scripts::{ADD_JOB_SCHEDULER, REMOVE_JOB_SCHEDULER, Script},
+};
+use redis::Value as Answer;
+use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
+
+/// What the ids of our schedulers begin with. Others are not ours to change or remove.
+pub const ID_PREFIX: &str = "floh-worker:";
+
+static ADD: LazyLock<Script> = LazyLock::new(|| ADD_JOB_SCHEDULER.guarded(include_str!("../lua/addGuard.lua")));
+static REMOVE: LazyLock<Script> =
+    LazyLock::new(|| REMOVE_JOB_SCHEDULER.guarded(include_str!("../lua/removeGuard.lua")));
+
+/// How often a scheduler is looked at again that another worker changed meanwhile.
+const LOOKS: usize = 10;
+/// How many times of the pattern are tried whose ids are taken by jobs that an earlier scheduler left behind.
+const SLOTS: usize = 50;
+
+/// A job that runs by a schedule of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Builtin {
+    /// Name of the job; with [`ID_PREFIX`] before it, the scheduler's id.
+    pub job: String,
+    /// Cron expression, in UTC.
+    pub pattern: String,
+    /// Data of each iteration: an object.
+    pub data: Value,
+    /// Options of each iteration, as BullMQ stores them: an object.
+    pub options: Value,
+}
+
+impl Builtin {
+    /// The scheduler's id.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{ID_PREFIX}{}", self.job)
+    }
+}
+
+/// What was done with one scheduler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The scheduler's id.
+    pub scheduler: String,
+    /// What was done.
+    pub done: Done,
+}
+
+/// What was done with a scheduler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// Nothing: it is as it should be.
+    Kept,
+    /// It was missing; its first iteration is due at this time (milliseconds).
+    Added(i64),
+    /// Its pattern, zone or template was another; the next iteration is due at this time.
+    Changed(i64),
+    /// Its next iteration was missing, or had ended without a successor; now it is due at this time.
+    Mended(i64),
+    /// It should be another, but an iteration is due: to be looked at again when that has run.
+    Due,
+    /// Somebody else's scheduler or repeatable, of this id, runs the job.
+    LeftTo(String),
+    /// It was no longer wanted.
+    Removed,
+}
+
+/// Makes the schedulers of the wanted jobs what they should be and removes ours that are no longer wanted. Any number of
+/// workers may do this at once, and at any time.
+///
+/// # Errors
+/// Redis cannot be reached or answers with an error, or a pattern cannot be read.
+pub async fn ensure(queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Outcome>, Error> {
+    let stored = queue.stored_schedulers().await?;
+    let mut outcomes = Vec::new();
+    for builtin in wanted {
+        let outcome = match stored.iter().find(|other| is_foreign(other, &builtin.job)) {
+            Some(other) => leave_to(queue, builtin, other).await?,
+            None => make(queue, builtin).await?,
+        };
+        tell(&outcome);
+        outcomes.push(outcome);
+    }
+    let unwanted =
+        |ours: &&Stored| ours.id.starts_with(ID_PREFIX) && !wanted.iter().any(|builtin| ours.id == builtin.id());
+    for ours in stored.iter().filter(unwanted) {
+        if remove(queue, &ours.id, true).await? {
+            let outcome = Outcome { scheduler: ours.id.clone(), done: Done::Removed };
+            tell(&outcome);
+            outcomes.push(outcome);
+        }
+    }
+    Ok(outcomes)
+}
+
+fn is_foreign(stored: &Stored, job: &str) -> bool {
+    !stored.id.starts_with(ID_PREFIX) && stored.name() == job
+}
+
+fn tell(Outcome { scheduler, done }: &Outcome) {
+    let at = |ms: &i64| chrono::DateTime::from_timestamp_millis(*ms).map(|at| at.to_rfc3339()).unwrap_or_default();
+    match done {
+        Done::Kept => tracing::debug!("scheduler {scheduler} stands"),
+        Done::Added(next) => tracing::info!("scheduler {scheduler} added, due at {}", at(next)),
+        Done::Changed(next) => tracing::info!("scheduler {scheduler} changed, due at {}", at(next)),
+        Done::Mended(next) => {
+            tracing::warn!("scheduler {scheduler} had no next iteration: mended, due at {}", at(next));
+        }
+        Done::Due => tracing::info!("scheduler {scheduler} is to be changed, but not before its due iteration has run"),
+        Done::LeftTo(other) => tracing::info!("scheduler {scheduler} is not needed: {other} runs the same job"),
+        Done::Removed => tracing::info!("scheduler {scheduler} removed"),
+    }
+}
+
+/// Somebody else schedules the job: ours, if it was there before, goes, but not with an iteration that is due.
+async fn leave_to(queue: &Queue, builtin: &Builtin, other: &Stored) -> Result<Outcome, Error> {
+    remove(queue, &builtin.id(), false).await?;
+    Ok(Outcome { scheduler: builtin.id(), done: Done::LeftTo(other.id.clone()) })
+}
+
+async fn remove(queue: &Queue, id: &str, always: bool) -> Result<bool, Error> {
+    let keys = &queue.keys;
+    let answer: i64 = REMOVE
+        .call(
+            &queue.link,
+            COMMAND_DEADLINE,
+            &[&keys.repeat, &keys.delayed, &keys.events],
+            queue.settle(),
+            &[id.as_bytes(), keys.base.as_bytes(), if always { b"always" } else { b"" }],
+        )
+        .await?;
+    Ok(answer == 0)
+}
+
+async fn make(queue: &Queue, builtin: &Builtin) -> Result<Outcome, Error> {
+    let scheduler = builtin.id();
+    for _ in 0..LOOKS {
+        let stored = queue.stored_scheduler(&scheduler).await?;
+        let done: fn(i64) -> Done = match &stored {
+            None => Done::Added,
+            Some(stored) if !is_as_wanted(stored, builtin) => Done::Changed,
+            Some(stored) if !stored.alive => Done::Mended,
+            Some(_) => return Ok(Outcome { scheduler, done: Done::Kept }),
+        };
+        let seen = stored.map(|stored| stored.score).unwrap_or_default();
+        match write(queue, builtin, &scheduler, &seen).await? {
+            Written::Next(next) => return Ok(Outcome { scheduler, done: done(next) }),
+            Written::Due => return Ok(Outcome { scheduler, done: Done::Due }),
+            Written::Changed => {}
+        }
+    }
+    Err(Error::answer("addJobScheduler", format!("{scheduler} changed {LOOKS} times while it was looked at")))
+}
+
+/// Whether a scheduler says what it should.
+fn is_as_wanted(stored: &Stored, builtin: &Builtin) -> bool {
+    let field = |name: &str| stored.fields.get(name).map(String::as_str);
+    field("name") == Some(&builtin.job)
+        && field("pattern") == Some(&builtin.pattern)
+        && field("tz") == Some("UTC")
+        && ["every", "limit", "startDate", "endDate"].iter().all(|name| field(name).is_none())
+        && same(&stored.json("data"), &builtin.data)
+        && same(&stored.json("opts"), &builtin.options)
+}
+
+/// Equality as Lua leaves it: numbers have no type, and an empty list is an empty object.
+fn same(a: &Value, b: &Value) -> bool {
+    let empty = |value: &Value| match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    };
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
+        }
+        _ => a == b || (empty(a) && empty(b)),
+    }
+}
+
+enum Written {
+    Next(i64),
+    /// An iteration is due.
+    Due,
+    /// It is not what was seen.
+    Changed,
+}
+
+async fn write(queue: &Queue, builtin: &Builtin, id: &str, seen: &str) -> Result<Written, Error> {
+    let repeat = Repeat { tz: Some("UTC".to_string()), ..Repeat::default() };
+    let now = queue.now_ms().await?;
+    let mut from = now;
+    for _ in 0..SLOTS {
+        let next = match repeat.next_by_pattern(&builtin.pattern, from) {
+            Next::At(next) => next,
+            Next::Over => return Err(Error::Settings(format!("`{}` ({id}) never comes", builtin.pattern))),
+            Next::Unreadable(why) => return Err(Error::Settings(format!("{id}: {why}"))),
+        };
+        match add(queue, builtin, id, seen, next, now).await? {
+            Answer::Array(_) => return Ok(Written::Next(next)),
+            // The id of this iteration belongs to a job that is still there: perhaps of the same scheduler, which was
+            // removed and comes back.
+            Answer::Int(-10 | -11) => from = next,
+            Answer::BulkString(word) if word == b"due" => return Ok(Written::Due),
+            Answer::BulkString(word) if word == b"changed" => return Ok(Written::Changed),
+            other => return Err(Error::answer("addJobScheduler", format!("{other:?}"))),
+        }
+    }
+    Err(Error::answer("addJobScheduler", format!("{SLOTS} iterations of {id} are taken by other jobs")))
+}
+
+async fn add(queue: &Queue, builtin: &Builtin, id: &str, seen: &str, next: i64, now: i64) -> Result<Answer, Error> {
+    let keys = &queue.keys;
+    let scheduler = json!({ "name": builtin.job, "pattern": builtin.pattern, "tz": "UTC" });
+    let mut first = builtin.options.as_object().cloned().unwrap_or_else(Map::new);
+    first.insert("repeat".into(), json!({ "pattern": builtin.pattern, "tz": "UTC", "count": 1 }));
+    first.insert("prevMillis".into(), json!(next));
+    first.insert("repeatJobKey".into(), json!(id));
+    first.insert("timestamp".into(), json!(now));
+    let (scheduler, options, first) = (pack(&scheduler)?, pack(&builtin.options)?, pack(&Value::Object(first))?);
+    let (next, data) = (next.to_string(), builtin.data.to_string());
+    let arguments: [&[u8]; 10] = [
+        next.as_bytes(),
+        &scheduler,
+        id.as_bytes(),
+        data.as_bytes(),
+        &options,
+        &first,
+        b"",
+        keys.base.as_bytes(),
+        b"",
+        seen.as_bytes(),
+    ];
+    ADD.call(
+        &queue.link,
+        COMMAND_DEADLINE,
+        &[
+            &keys.repeat,
+            &keys.delayed,
+            &keys.wait,
+            &keys.paused,
+            &keys.meta,
+            &keys.prioritized,
+            &keys.marker,
+            &keys.id,
+            &keys.events,
+            &keys.priority_counter,
+            &keys.active,
+        ],
+        queue.settle(),
+        &arguments,
+    )
+    .await
+}
