@@ -10,6 +10,8 @@ use std::{sync::Arc, time::Duration};
 
 /// How often the instance says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often the built-in schedulers are looked at.
+const SCHEDULERS_PERIOD: Duration = Duration::from_secs(60);
 /// How often old rows are removed.
 const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
 /// Ledger rows older than this are removed: far longer than any finish may be late.
@@ -47,18 +49,26 @@ impl Upkeep {
         tokio::join!(self.register_schedulers(), self.beat(), self.prune());
     }
 
+    /// Makes the built-in schedulers, and looks after them: a Redis that was wiped has forgotten them, one that was due
+    /// could not be changed, and a worker that is not ours may have broken a chain.
     async fn register_schedulers(&self) {
         let mut backoff = Backoff::default();
+        let mut before = Vec::new();
         loop {
             match schedulers::ensure(&self.queue, &self.schedulers).await {
-                Ok(_) => return,
+                Ok(outcomes) => {
+                    outcomes.iter().filter(|outcome| !before.contains(*outcome)).for_each(schedulers::Outcome::tell);
+                    before = outcomes;
+                    backoff.reset();
+                    tokio::time::sleep(SCHEDULERS_PERIOD.mul_f64(rand::random_range(0.5..1.0))).await;
+                }
                 Err(error) if error.is_unavailable() => {
                     tracing::debug!("the built-in schedulers wait: {error}");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 Err(error) => {
                     tracing::error!("the built-in schedulers were not registered: {error}");
-                    return;
+                    tokio::time::sleep(SCHEDULERS_PERIOD).await;
                 }
             }
         }

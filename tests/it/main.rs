@@ -16,6 +16,7 @@ mod daemon_life;
 mod harness;
 mod journal;
 mod queue_recovery;
+mod schedulers;
 mod store_fence;
 mod store_ledger;
 mod support;

@@ -13,8 +13,10 @@ use crate::queue::{
     Error, Queue,
     connection::COMMAND_DEADLINE,
     lease::pack,
+    options,
     scripts::{ADD_JOB_SCHEDULER, REMOVE_JOB_SCHEDULER, Script},
 };
+use chrono::DateTime;
 use redis::Value as Answer;
 use serde_json::{Map, Value, json};
 use std::sync::LazyLock;
@@ -34,8 +36,10 @@ const SLOTS: usize = 50;
 /// A job that runs by a schedule of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Builtin {
-    /// Name of the job; with [`ID_PREFIX`] before it, the scheduler's id.
-    pub job: String,
+    /// The scheduler's id, with [`ID_PREFIX`] before it.
+    pub id: String,
+    /// Name of the job.
+    pub name: String,
     /// Cron expression, in UTC.
     pub pattern: String,
     /// Data of each iteration: an object.
@@ -45,10 +49,22 @@ pub struct Builtin {
 }
 
 impl Builtin {
-    /// The scheduler's id.
+    /// A schedule for a job without data. Its iterations are retried and kept as all jobs of this program; that is written
+    /// into them, because a Node worker may take them too.
     #[must_use]
-    pub fn id(&self) -> String {
-        format!("{ID_PREFIX}{}", self.job)
+    pub fn new(name: &str, pattern: &str) -> Builtin {
+        Builtin {
+            id: format!("{ID_PREFIX}{name}"),
+            name: name.to_string(),
+            pattern: pattern.to_string(),
+            data: json!({}),
+            options: json!({
+                "attempts": options::DEFAULT_ATTEMPTS,
+                "backoff": { "type": "exponential", "delay": options::DEFAULT_BACKOFF.delay_ms },
+                "removeOnComplete": { "count": options::KEEP_COMPLETED, "age": options::KEEP_COMPLETED_AGE },
+                "removeOnFail": { "count": options::KEEP_FAILED },
+            }),
+        }
     }
 }
 
@@ -80,6 +96,25 @@ pub enum Done {
     Removed,
 }
 
+impl Outcome {
+    /// Logs it. A caller that looks again and again does so only where it is another than before.
+    pub fn tell(&self) {
+        let Outcome { scheduler, done } = self;
+        let at = |ms: &i64| DateTime::from_timestamp_millis(*ms).map(|at| at.to_rfc3339()).unwrap_or_default();
+        match done {
+            Done::Kept => tracing::debug!("scheduler {scheduler} stands"),
+            Done::Added(next) => tracing::info!("scheduler {scheduler} added, due at {}", at(next)),
+            Done::Changed(next) => tracing::info!("scheduler {scheduler} changed, due at {}", at(next)),
+            Done::Mended(next) => {
+                tracing::warn!("scheduler {scheduler} had no next iteration: mended, due at {}", at(next));
+            }
+            Done::Due => tracing::info!("scheduler {scheduler} will be changed when its due iteration has run"),
+            Done::LeftTo(other) => tracing::info!("scheduler {scheduler} is not needed: {other} runs the same job"),
+            Done::Removed => tracing::info!("scheduler {scheduler} removed"),
+        }
+    }
+}
+
 /// Makes the schedulers of the wanted jobs what they should be and removes ours that are no longer wanted. Any number of
 /// workers may do this at once, and at any time.
 ///
@@ -89,20 +124,17 @@ pub async fn ensure(queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Outcome>, E
     let stored = queue.stored_schedulers().await?;
     let mut outcomes = Vec::new();
     for builtin in wanted {
-        let outcome = match stored.iter().find(|other| is_foreign(other, &builtin.job)) {
+        let outcome = match stored.iter().find(|other| is_foreign(other, &builtin.name)) {
             Some(other) => leave_to(queue, builtin, other).await?,
             None => make(queue, builtin).await?,
         };
-        tell(&outcome);
         outcomes.push(outcome);
     }
     let unwanted =
-        |ours: &&Stored| ours.id.starts_with(ID_PREFIX) && !wanted.iter().any(|builtin| ours.id == builtin.id());
+        |ours: &&Stored| ours.id.starts_with(ID_PREFIX) && !wanted.iter().any(|builtin| ours.id == builtin.id);
     for ours in stored.iter().filter(unwanted) {
         if remove(queue, &ours.id, true).await? {
-            let outcome = Outcome { scheduler: ours.id.clone(), done: Done::Removed };
-            tell(&outcome);
-            outcomes.push(outcome);
+            outcomes.push(Outcome { scheduler: ours.id.clone(), done: Done::Removed });
         }
     }
     Ok(outcomes)
@@ -112,25 +144,10 @@ fn is_foreign(stored: &Stored, job: &str) -> bool {
     !stored.id.starts_with(ID_PREFIX) && stored.name() == job
 }
 
-fn tell(Outcome { scheduler, done }: &Outcome) {
-    let at = |ms: &i64| chrono::DateTime::from_timestamp_millis(*ms).map(|at| at.to_rfc3339()).unwrap_or_default();
-    match done {
-        Done::Kept => tracing::debug!("scheduler {scheduler} stands"),
-        Done::Added(next) => tracing::info!("scheduler {scheduler} added, due at {}", at(next)),
-        Done::Changed(next) => tracing::info!("scheduler {scheduler} changed, due at {}", at(next)),
-        Done::Mended(next) => {
-            tracing::warn!("scheduler {scheduler} had no next iteration: mended, due at {}", at(next));
-        }
-        Done::Due => tracing::info!("scheduler {scheduler} is to be changed, but not before its due iteration has run"),
-        Done::LeftTo(other) => tracing::info!("scheduler {scheduler} is not needed: {other} runs the same job"),
-        Done::Removed => tracing::info!("scheduler {scheduler} removed"),
-    }
-}
-
 /// Somebody else schedules the job: ours, if it was there before, goes, but not with an iteration that is due.
 async fn leave_to(queue: &Queue, builtin: &Builtin, other: &Stored) -> Result<Outcome, Error> {
-    remove(queue, &builtin.id(), false).await?;
-    Ok(Outcome { scheduler: builtin.id(), done: Done::LeftTo(other.id.clone()) })
+    remove(queue, &builtin.id, false).await?;
+    Ok(Outcome { scheduler: builtin.id.clone(), done: Done::LeftTo(other.id.clone()) })
 }
 
 async fn remove(queue: &Queue, id: &str, always: bool) -> Result<bool, Error> {
@@ -148,7 +165,7 @@ async fn remove(queue: &Queue, id: &str, always: bool) -> Result<bool, Error> {
 }
 
 async fn make(queue: &Queue, builtin: &Builtin) -> Result<Outcome, Error> {
-    let scheduler = builtin.id();
+    let scheduler = builtin.id.clone();
     for _ in 0..LOOKS {
         let stored = queue.stored_scheduler(&scheduler).await?;
         let done: fn(i64) -> Done = match &stored {
@@ -170,7 +187,7 @@ async fn make(queue: &Queue, builtin: &Builtin) -> Result<Outcome, Error> {
 /// Whether a scheduler says what it should.
 fn is_as_wanted(stored: &Stored, builtin: &Builtin) -> bool {
     let field = |name: &str| stored.fields.get(name).map(String::as_str);
-    field("name") == Some(&builtin.job)
+    field("name") == Some(&builtin.name)
         && field("pattern") == Some(&builtin.pattern)
         && field("tz") == Some("UTC")
         && ["every", "limit", "startDate", "endDate"].iter().all(|name| field(name).is_none())
@@ -228,7 +245,7 @@ async fn write(queue: &Queue, builtin: &Builtin, id: &str, seen: &str) -> Result
 
 async fn add(queue: &Queue, builtin: &Builtin, id: &str, seen: &str, next: i64, now: i64) -> Result<Answer, Error> {
     let keys = &queue.keys;
-    let scheduler = json!({ "name": builtin.job, "pattern": builtin.pattern, "tz": "UTC" });
+    let scheduler = json!({ "name": builtin.name, "pattern": builtin.pattern, "tz": "UTC" });
     let mut first = builtin.options.as_object().cloned().unwrap_or_else(Map::new);
     first.insert("repeat".into(), json!({ "pattern": builtin.pattern, "tz": "UTC", "count": 1 }));
     first.insert("prevMillis".into(), json!(next));
