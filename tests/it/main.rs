@@ -9,6 +9,7 @@
 )]
 
 mod config_check;
+mod config_docs;
 mod config_envfile;
 mod cron_parity;
 #[cfg(feature = "test-jobs")]
