@@ -84,6 +84,8 @@ events! {
     SCHEDULER_ADDED = "6df581582656483085d1ae3296670cdd";
     /// A job scheduler was left as it is.
     SCHEDULER_SKIPPED = "55ef05ffabc3441f886b25d54e2d68cd";
+    /// A periodic job was not run because another job has run the same tick.
+    TICK_SKIPPED = "18b4aa8ef82048cb8231e7f2b8cfc083";
     /// A checkpoint over the audit log was signed.
     CHECKPOINT_MADE = "0330c949f4cd45a39846689a2a029ae9";
     /// Runs without progress were failed.

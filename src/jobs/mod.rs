@@ -46,6 +46,11 @@ pub trait Handler: Send + Sync + 'static {
     /// The job name that it handles.
     fn name(&self) -> &'static str;
 
+    /// Whether its jobs are ticks of a schedule, each of which is to run once although several schedulers may announce it.
+    fn once_per_tick(&self) -> bool {
+        false
+    }
+
     /// Runs one job. The future may be dropped at any await; what is not committed by then did not happen.
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<Value, JobError>>;
 }

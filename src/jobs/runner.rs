@@ -2,9 +2,11 @@
 
 use super::{Handler, JobContext, JobError, circuit::Circuit, registry::Registry};
 use crate::{
+    events,
     queue::{BoxFuture, Execution, Failure, Outcome, Processor},
     store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take},
 };
+use serde_json::json;
 use std::{
     sync::{
         Arc,
@@ -52,6 +54,9 @@ impl Runner {
             Err(error) => return self.interrupted_by(&error),
         };
         if let Err(outcome) = self.confirm(&execution).await {
+            return outcome;
+        }
+        if let Err(outcome) = self.claim_tick(handler.as_ref(), &execution, &lease).await {
             return outcome;
         }
         let context = JobContext {
@@ -117,6 +122,25 @@ impl Runner {
                 Err(error) if error.is_unavailable() => tokio::time::sleep(Duration::from_millis(200)).await,
                 Err(error) => return Err(Outcome::Interrupted(error.to_string())),
             }
+        }
+    }
+
+    /// Each tick of a periodic job is run once, whoever announced it first.
+    async fn claim_tick(
+        &self,
+        handler: &dyn Handler,
+        execution: &Execution,
+        lease: &store::Lease,
+    ) -> Result<(), Outcome> {
+        let Some(due_ms) = execution.job.due_ms().filter(|_| handler.once_per_tick()) else { return Ok(()) };
+        match self.store.claim_tick(&execution.job.name, due_ms, &lease.identity).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let why = "another job has run this tick";
+                tracing::info!(message_id = events::TICK_SKIPPED, "not run: {why}");
+                Err(Outcome::Completed { value: json!({ "skipped": why }), epoch: None })
+            }
+            Err(error) => Err(self.interrupted_by(&error)),
         }
     }
 

@@ -21,7 +21,9 @@ pub async fn prepare(store: &Store) -> Result<(), StoreError> {
 
 /// All of them.
 pub(super) fn all() -> Vec<Test> {
-    ["test.echo", "test.sleep", "test.fail", "test.panic", "test.effect", "test.progress"].map(Test).to_vec()
+    ["test.echo", "test.sleep", "test.fail", "test.panic", "test.effect", "test.tick", "test.progress"]
+        .map(Test)
+        .to_vec()
 }
 
 /// One of them, by its name.
@@ -33,13 +35,18 @@ impl Handler for Test {
         self.0
     }
 
+    fn once_per_tick(&self) -> bool {
+        self.0 == "test.tick"
+    }
+
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<Value, JobError>> {
         Box::pin(async move {
             match self.0 {
                 "test.sleep" => sleep(job).await,
                 "test.fail" => Err(fail(job)),
                 "test.panic" => panic(job),
-                "test.effect" => effect(job).await,
+                "test.effect" => effect(job, job.data.get("key").and_then(Value::as_str)).await,
+                "test.tick" => effect(job, job.job_id().rsplit(':').next()).await,
                 "test.progress" => progress(job).await,
                 _ => Ok(job.data.clone()),
             }
@@ -71,8 +78,8 @@ fn panic(job: &JobContext) -> Result<Value, JobError> {
     panic!("{}", job.data.get("message").and_then(Value::as_str).unwrap_or("told to panic"))
 }
 
-async fn effect(job: &JobContext) -> Result<Value, JobError> {
-    let key = job.data.get("key").and_then(Value::as_str).unwrap_or_else(|| job.job_id()).to_string();
+async fn effect(job: &JobContext, key: Option<&str>) -> Result<Value, JobError> {
+    let key = key.unwrap_or_else(|| job.job_id()).to_string();
     let transaction = job.begin().await?;
     let sql = "INSERT INTO test_effect (key, job_id, epoch, instance) VALUES ($1, $2, $3, $4)";
     transaction

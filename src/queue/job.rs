@@ -92,6 +92,12 @@ impl Job {
         self.attempts_made.saturating_add(1)
     }
 
+    /// When it was due, milliseconds, if it is an iteration of a scheduler or repeatable: the end of `repeat:ID:MILLIS`.
+    pub fn due_ms(&self) -> Option<i64> {
+        self.repeat_job_key.as_ref()?;
+        self.id.strip_prefix("repeat:")?.rsplit_once(':')?.1.parse().ok()
+    }
+
     /// Whether its deferred failure is a stalled check's verdict, and not a parent's or a client's decision.
     pub fn is_stall_verdict(&self) -> bool {
         self.deferred_failure.as_deref().is_some_and(|reason| reason.starts_with(STALL_VERDICT))

@@ -87,7 +87,7 @@ impl Upkeep {
         loop {
             tokio::time::sleep(PRUNE_PERIOD.mul_f64(rand::random_range(0.5..1.5))).await;
             let pruned = async {
-                let rows = self.store.prune_ledger(LEDGER_AGE).await?;
+                let rows = self.store.prune_ledger(LEDGER_AGE).await? + self.store.prune_ticks(LEDGER_AGE).await?;
                 self.store.prune_instances(INSTANCE_AGE).await.map(|instances| (rows, instances))
             };
             match pruned.await {

@@ -9,6 +9,7 @@ mod ledger;
 mod migrate;
 mod pooler;
 mod schema;
+mod tick;
 mod tls;
 
 pub use client::Client;

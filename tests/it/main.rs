@@ -21,3 +21,5 @@ mod schedulers;
 mod store_fence;
 mod store_ledger;
 mod support;
+#[cfg(feature = "test-jobs")]
+mod ticks;
