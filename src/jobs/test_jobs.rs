@@ -82,10 +82,7 @@ async fn effect(job: &JobContext, key: Option<&str>) -> Result<Value, JobError> 
     let key = key.unwrap_or_else(|| job.job_id()).to_string();
     let transaction = job.begin().await?;
     let sql = "INSERT INTO test_effect (key, job_id, epoch, instance) VALUES ($1, $2, $3, $4)";
-    transaction
-        .execute(sql, &[&key, &job.job_id(), &job.lease.epoch.0, &&*job.instance])
-        .await
-        .map_err(StoreError::from)?;
+    transaction.execute(sql, &[&key, &job.job_id(), &job.lease.epoch.0, &&*job.instance]).await?;
     tokio::time::sleep(Duration::from_millis(milliseconds(job))).await;
     job.complete(transaction, json!({ "key": key })).await
 }
