@@ -134,6 +134,10 @@ fn from_url(reader: &mut Reader, text: &SecretString, schema: String) -> Databas
     for expected in wrong {
         reader.mistake(NAME, None, &expected);
     }
+    if says(&url, &["sslrootcert"]) && config.ssl_ca.is_none() && !says(&url, &["sslmode", "ssl"]) {
+        // libpq's rule: who names the system's authorities wants them to be asked.
+        config.ssl = SslMode::VerifyFull;
+    }
     tell_overridden(reader, &url, &config);
     config
 }
@@ -183,20 +187,24 @@ fn parameter(key: &str, value: &str, config: &mut DatabaseConfig) -> Result<bool
     Ok(true)
 }
 
+/// Whether the URL has one of these parameters.
+fn says(url: &ServiceUrl, keys: &[&str]) -> bool {
+    url.params.iter().any(|(key, _)| keys.contains(&key.as_str()))
+}
+
 /// A URL overrides the whole group. Where it is silent about what the group says, that is probably not known.
 fn tell_overridden(reader: &mut Reader, url: &ServiceUrl, config: &DatabaseConfig) {
     let overridden: Vec<&str> = DATABASE_GROUP.iter().copied().filter(|name| reader.is_given(name)).collect();
     if overridden.is_empty() {
         return;
     }
-    let says = |keys: &[&str]| url.params.iter().any(|(key, _)| keys.contains(&key.as_str()));
     let lost: Vec<&str> = overridden
         .iter()
         .copied()
         .filter(|name| match *name {
             "DB_PASSWORD" => config.password.is_none(),
-            "DB_SSL" => !says(&["sslmode", "ssl"]),
-            "DB_SSL_CA" => !says(&["sslrootcert"]),
+            "DB_SSL" => !says(url, &["sslmode", "ssl"]),
+            "DB_SSL_CA" => !says(url, &["sslrootcert"]),
             _ => false,
         })
         .collect();

@@ -17,8 +17,6 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("REDIS_PASS", "REDIS_PASSWORD"),
     ("REDIS_DATABASE", "REDIS_DB"),
     ("REDIS_SSL", "REDIS_TLS"),
-    ("CONCURRENCY", "WORKER_CONCURRENCY"),
-    ("SHUTDOWN_TIMEOUT", "SHUTDOWN_TIMEOUT_SECONDS"),
     ("STUCK_RUN_TIMEOUT", "STUCK_RUN_TIMEOUT_MINUTES"),
 ];
 
@@ -171,6 +169,8 @@ mod tests {
             "SESSION_SECRET",
             "ENCRYPTION_KEY",
             "QUEUE_CONCURRENCY",
+            "CONCURRENCY",
+            "SHUTDOWN_TIMEOUT",
             "QUEUE_SIZE",
             "WORKER_ID",
             "WORKER_NAME",

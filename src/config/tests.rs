@@ -225,6 +225,8 @@ fn database_url_overrides_its_group() {
         ("ssl=0", SslMode::Disable),
         ("sslmode=no-verify", SslMode::Require),
         ("sslmode=disable", SslMode::Disable),
+        ("sslrootcert=system", SslMode::VerifyFull),
+        ("sslrootcert=system&sslmode=require", SslMode::Require),
     ] {
         let url = format!("postgres://h/d?{parameter}");
         assert_eq!(good(&[("DATABASE_URL", &url)]).database.ssl, ssl, "{parameter}");
