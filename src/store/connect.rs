@@ -71,8 +71,8 @@ impl Connector {
         Ok(Connector { config, tls: MakeRustlsConnect::new(tls), settings: settings(&schema), place })
     }
 
-    /// A session with our settings, and the task that moves its bytes.
-    pub(super) async fn open(&self) -> Result<(Client, JoinHandle<()>), Error> {
+    /// A session as the server gives it, and the task that moves its bytes.
+    pub(super) async fn open_bare(&self) -> Result<(Client, JoinHandle<()>), Error> {
         let (client, connection) = self.config.connect(self.tls.clone()).await?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -80,6 +80,12 @@ impl Connector {
                 tracing::debug!(%error, "a connection to PostgreSQL ended");
             }
         });
+        Ok((client, task))
+    }
+
+    /// A session with our settings.
+    async fn open(&self) -> Result<(Client, JoinHandle<()>), Error> {
+        let (client, task) = self.open_bare().await?;
         match client.batch_execute(&self.settings).await {
             Ok(()) => Ok((client, task)),
             Err(error) => {
@@ -93,12 +99,14 @@ impl Connector {
     pub(super) async fn open_within(&self) -> Result<(Client, JoinHandle<()>), StoreError> {
         match tokio::time::timeout(SESSION_TIMEOUT, self.open()).await {
             Ok(opened) => opened.map_err(|e| StoreError::sort(&self.place, &e)),
-            Err(_) => Err(StoreError::Unavailable {
-                place: self.place.clone(),
-                reason: format!("no session within {} s", SESSION_TIMEOUT.as_secs()),
-            }),
+            Err(_) => Err(StoreError::Unavailable { place: self.place.clone(), reason: no_session() }),
         }
     }
+}
+
+/// What is said when [`SESSION_TIMEOUT`] is over.
+pub(super) fn no_session() -> String {
+    format!("no session within {} s: it does not answer", SESSION_TIMEOUT.as_secs())
 }
 
 type Connecting<'a> = Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + 'a>>;

@@ -6,10 +6,12 @@
 use super::{
     connect::{self, Connector},
     error::StoreError,
+    pooler,
 };
 use crate::config::DatabaseConfig;
 use refinery::{Migration, Runner, error::Kind};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 mod embedded {
@@ -21,6 +23,9 @@ const HISTORY: &str = "schema_migration";
 
 /// How long another `migrate` on the same schema is waited for.
 const LOCK_TIMEOUT_SECONDS: u32 = 300;
+
+/// How long the goodbye may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What [`migrate`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,17 +64,22 @@ fn runner() -> Runner {
 ///
 /// Refuses a schema with tables that no migration made, and one whose history differs from the embedded files.
 pub async fn migrate(database: &DatabaseConfig) -> Result<Migrated, StoreError> {
-    let session = Session::open(database).await?;
-    session.lock().await?;
-    session.migrate().await
-    // The session ends here, and the lock with it.
+    let mut session = Session::open(database).await?;
+    let result = match session.lock().await {
+        Ok(()) => session.migrate().await,
+        Err(error) => Err(error),
+    };
+    session.close().await;
+    result
 }
 
 /// The known migrations and which of them the database has, oldest first; newer ones that it has and this program does
 /// not know come last.
 pub async fn migration_status(database: &DatabaseConfig) -> Result<Vec<MigrationStatus>, StoreError> {
     let session = Session::open(database).await?;
-    let applied = session.applied().await?;
+    let applied = session.applied().await;
+    session.close().await;
+    let applied = applied?;
     let runner = runner();
     let mut known: Vec<_> = runner.get_migrations().iter().collect();
     known.sort();
@@ -90,6 +100,7 @@ pub async fn migration_status(database: &DatabaseConfig) -> Result<Vec<Migration
 /// The one session that migrates.
 struct Session {
     client: Client,
+    task: JoinHandle<()>,
     connector: Connector,
     schema: String,
     quoted: String,
@@ -98,10 +109,18 @@ struct Session {
 impl Session {
     async fn open(database: &DatabaseConfig) -> Result<Session, StoreError> {
         let connector = Connector::new(database, "flohctl migrate")?;
-        let (client, _task) = connector.open_within().await?;
         let quoted = connect::quote_schema(&database.schema)
             .map_err(|reason| StoreError::Rejected { place: connector.place.clone(), reason })?;
-        Ok(Session { client, connector, schema: database.schema.clone(), quoted })
+        // Without a session of its own there is neither a lock nor a search path, and tables would go astray.
+        pooler::check(&connector).await?;
+        let (client, task) = connector.open_within().await?;
+        Ok(Session { client, task, connector, schema: database.schema.clone(), quoted })
+    }
+
+    /// Says goodbye and waits until it is said: the lock must not outlive the call.
+    async fn close(self) {
+        drop(self.client);
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.task).await;
     }
 
     fn sort(&self, error: &tokio_postgres::Error) -> StoreError {
@@ -129,7 +148,7 @@ impl Session {
         })
     }
 
-    async fn migrate(mut self) -> Result<Migrated, StoreError> {
+    async fn migrate(&mut self) -> Result<Migrated, StoreError> {
         let applied = self.applied().await?;
         let found = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
         if found > newest_version() {

@@ -22,7 +22,9 @@ pub use schema::{SchemaState, Version};
 
 use crate::config::DatabaseConfig;
 use connect::{ANSWER_TIMEOUT, Connector, SESSION_TIMEOUT};
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::OnceCell;
 
@@ -41,7 +43,7 @@ pub struct Store {
 struct Shared {
     connector: Connector,
     schema: String,
-    /// Set once a session has shown that it keeps its state between transactions.
+    /// Set once two sessions have shown that they are two.
     sessions_kept: OnceCell<()>,
 }
 
@@ -75,9 +77,8 @@ impl Store {
 
     /// A session with our settings: `search_path` is our schema, statements and pauses in transactions end after 10 s.
     pub async fn client(&self) -> Result<Client, StoreError> {
-        let client = self.pooled().await?;
-        self.shared.sessions_kept.get_or_try_init(|| pooler::check(&client, &self.shared.connector)).await?;
-        Ok(client)
+        self.shared.sessions_kept.get_or_try_init(|| pooler::check(&self.shared.connector)).await?;
+        self.pooled().await
     }
 
     async fn pooled(&self) -> Result<Client, StoreError> {
@@ -86,7 +87,10 @@ impl Store {
         match self.pool.get().await {
             Ok(object) => Ok(Client::new(object, place.clone())),
             Err(PoolError::Backend(error)) => Err(StoreError::sort(place, &error)),
-            Err(PoolError::Timeout(kind)) => Err(unavailable(format!("no session in time ({kind:?})"))),
+            Err(PoolError::Timeout(TimeoutType::Wait)) => {
+                Err(unavailable(format!("all {} sessions are in use", self.pool.status().max_size)))
+            }
+            Err(PoolError::Timeout(_)) => Err(unavailable(connect::no_session())),
             Err(error) => Err(unavailable(error.to_string())),
         }
     }

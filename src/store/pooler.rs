@@ -6,41 +6,43 @@
 //! two are not sessions.
 
 use super::{
-    client::Client,
-    connect::{ANSWER_TIMEOUT, Connector},
+    connect::{Connector, SESSION_TIMEOUT, no_session},
     error::StoreError,
 };
+use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
-const READ_MARK: &str = "SELECT coalesce(current_setting('floh.session', true), '')";
+/// Checks that two sessions are two. Once for each [`super::Store`], and for each migration, before any of our
+/// settings is sent: behind such a pooler they would land in sessions that strangers use.
+pub(super) async fn check(connector: &Connector) -> Result<(), StoreError> {
+    let place = connector.place.clone();
+    let looked = tokio::time::timeout(SESSION_TIMEOUT, async {
+        let (first, second) = (connector.open_bare().await?, connector.open_bare().await?);
+        look(&first.0, &second.0).await
+        // Without their clients the connections say goodbye in order and their tasks end.
+    });
+    match looked.await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(reason))) => Err(StoreError::Pooler { place, reason: reason.into() }),
+        Ok(Err(error)) => Err(StoreError::sort(&place, &error)),
+        Err(_) => Err(StoreError::Unavailable { place, reason: no_session() }),
+    }
+}
 
-/// Once per [`super::Store`]: that two sessions are two.
-pub(super) async fn check(first: &Client, connector: &Connector) -> Result<(), StoreError> {
-    let place = &connector.place;
-    let pooler = |reason: &str| StoreError::Pooler { place: place.clone(), reason: reason.into() };
+/// How it was noticed that they are not, if so.
+async fn look(first: &Client, second: &Client) -> Result<Option<&'static str>, Error> {
     let mark = uuid::Uuid::new_v4().to_string();
     first.batch_execute(&format!("SET floh.session = '{mark}'")).await?;
-
-    let (second, task) = connector.open_within().await?;
-    let seen_by_second = tokio::time::timeout(ANSWER_TIMEOUT, async {
-        second.batch_execute("BEGIN").await?;
-        let row = second.simple_query(READ_MARK).await?;
-        Ok::<_, tokio_postgres::Error>(row.iter().any(
-            |message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some(&*mark)),
-        ))
-    });
-    let seen_by_second = seen_by_second.await;
-    let seen_by_first = match &seen_by_second {
-        Ok(Ok(false)) => first.batch_value(READ_MARK).await.map(|value| value.as_deref() == Some(&*mark)),
-        _ => Ok(true),
-    };
-    // Without its client the connection says goodbye in order and its task ends.
-    drop((second, task));
-    match (seen_by_second, seen_by_first) {
-        (Ok(Ok(true)), _) => Err(pooler("two connections share a session")),
-        (Ok(Ok(false)), Ok(true)) => Ok(()),
-        (Ok(Ok(false)), Ok(false)) => Err(pooler("a setting was lost between two transactions")),
-        (Ok(Err(error)), _) => Err(StoreError::sort(place, &error)),
-        (Err(_), _) => Err(StoreError::Unavailable { place: place.clone(), reason: "no answer in time".into() }),
-        (_, Err(error)) => Err(error),
+    second.batch_execute("BEGIN").await?;
+    if sees(second, &mark).await? {
+        return Ok(Some("two connections share a session"));
     }
+    if !sees(first, &mark).await? {
+        return Ok(Some("a setting was lost between two transactions"));
+    }
+    Ok(None)
+}
+
+async fn sees(session: &Client, mark: &str) -> Result<bool, Error> {
+    let messages = session.simple_query("SELECT coalesce(current_setting('floh.session', true), '')").await?;
+    Ok(messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(mark))))
 }

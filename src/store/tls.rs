@@ -21,8 +21,11 @@ pub(super) fn client_config(mode: SslMode, authorities: Option<&Path>) -> Result
         (SslMode::Disable | SslMode::Prefer, _) | (SslMode::Require, None) => {
             Arc::new(Unverified(Arc::clone(&provider)))
         }
-        (SslMode::Require, Some(file)) => Arc::new(Trusting::new(read_authorities(file)?, &provider, false)?),
-        (SslMode::VerifyFull, Some(file)) => Arc::new(Trusting::new(read_authorities(file)?, &provider, true)?),
+        (mode, Some(file)) => {
+            let check_name = mode == SslMode::VerifyFull;
+            let trusting = Trusting::new(read_authorities(file)?, &provider, check_name);
+            Arc::new(trusting.map_err(|e| format!("DB_SSL_CA={}: {e}", file.display()))?)
+        }
         (SslMode::VerifyFull, None) => Arc::new(Trusting::new(system_authorities()?, &provider, true)?),
     };
     let builder = ClientConfig::builder_with_provider(provider)

@@ -18,8 +18,11 @@ mod harness;
 mod journal;
 mod queue_recovery;
 mod schedulers;
+mod store_connect;
 mod store_fence;
 mod store_ledger;
+mod store_migrate;
+mod store_tls;
 mod support;
 #[cfg(feature = "test-jobs")]
 mod ticks;

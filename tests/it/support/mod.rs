@@ -7,6 +7,7 @@ pub mod child;
 pub mod fleet;
 pub mod node;
 pub mod peer;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

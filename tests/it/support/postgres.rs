@@ -129,6 +129,11 @@ impl PostgresServer {
         self.up();
     }
 
+    /// Sends a signal to the server's main process: `SIGSTOP` lets connections hang, `SIGTERM` refuses new ones.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("a running server").signal(signal);
+    }
+
     /// TCP port on 127.0.0.1, also the suffix of the socket.
     pub fn port(&self) -> u16 {
         self.port
@@ -190,10 +195,21 @@ impl PostgresServer {
     pub async fn session(&self, role: &str) -> Client {
         let mut config = tokio_postgres::Config::new();
         config.host_path(self.folder.path()).port(self.port).user(role).dbname(DATABASE);
-        let (client, connection) = config.connect(NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client
+        connect(&config).await
     }
+
+    /// A session through something that listens on `port` of 127.0.0.1 in front of this server.
+    pub async fn stranger(&self, port: u16) -> Client {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(port).user(USER).password(PASSWORD).dbname(DATABASE);
+        connect(&config).await
+    }
+}
+
+async fn connect(config: &tokio_postgres::Config) -> Client {
+    let (client, connection) = config.connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 impl Drop for PostgresServer {
@@ -223,7 +239,7 @@ pub fn binaries() -> PathBuf {
 }
 
 /// `postgres` under root, which PostgreSQL refuses; otherwise whoever runs the tests.
-fn server_user() -> Option<&'static str> {
+pub fn server_user() -> Option<&'static str> {
     nix::unistd::geteuid().is_root().then_some("postgres")
 }
 
