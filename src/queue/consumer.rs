@@ -149,7 +149,9 @@ impl Consumer {
                 shared.leases.retire(&token);
                 shared.pulse.turn(match wait {
                     Wait::RateLimited(_) => Condition::RateLimited,
-                    _ => Condition::Fetching,
+                    Wait::Until(_) => Condition::Fetching,
+                    // A guess at why is only for people: where it cannot be asked, the next fetch tells.
+                    Wait::Empty => shared.queue.why_empty().await.unwrap_or(Condition::Fetching),
                 });
                 shared.pulse.round_trip();
                 Ok(Some(wait))

@@ -2,9 +2,10 @@
 
 use super::{
     Job, MAX_JOB_BYTES, Queue,
-    connection::{CONNECT_DEADLINE, Link},
+    connection::{COMMAND_DEADLINE, CONNECT_DEADLINE, Link},
     error::Error,
     lease::{LOCK_DURATION, pack},
+    pulse::Condition,
     scripts,
 };
 use redis::Value;
@@ -71,6 +72,26 @@ impl Queue {
             )
             .await?;
         read_fetched("moveToActive", answer)
+    }
+
+    /// Why a fetch that found nothing did: the scripts do not tell a paused queue from an empty one.
+    pub async fn why_empty(&self) -> Result<Condition, Error> {
+        let keys = &self.keys;
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET").arg(&keys.meta).arg("paused").arg("concurrency").cmd("LLEN").arg(&keys.active);
+        let ((paused, limit), active): ((Option<String>, Option<u64>), u64) = self
+            .link
+            .with("the queue's settings", COMMAND_DEADLINE, async |mut connection| {
+                pipe.query_async(&mut connection).await
+            })
+            .await?;
+        Ok(if paused.is_some() {
+            Condition::Paused
+        } else if limit.is_some_and(|limit| active >= limit) {
+            Condition::Maxed
+        } else {
+            Condition::Fetching
+        })
     }
 
     /// Waits on the marker, at most for `limit`. What it pops is only a hint: the caller fetches in any case.

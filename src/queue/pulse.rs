@@ -1,5 +1,6 @@
 //! What the consumer is doing, for the watchdog, the status line and tests.
 
+use crate::events;
 use std::{
     fmt,
     sync::{
@@ -21,6 +22,10 @@ pub enum Condition {
     Full,
     /// The queue's rate limit is used up.
     RateLimited,
+    /// A client paused the queue.
+    Paused,
+    /// As many jobs are active as the queue's global concurrency allows.
+    Maxed,
     /// Not fetching on purpose, and why.
     Holding(String),
     /// Redis does not answer, and how.
@@ -36,6 +41,8 @@ impl fmt::Display for Condition {
             Condition::Fetching => f.write_str("idle"),
             Condition::Full => f.write_str("busy"),
             Condition::RateLimited => f.write_str("waiting for the queue's rate limit"),
+            Condition::Paused => f.write_str("idle: the queue is paused"),
+            Condition::Maxed => f.write_str("idle: the queue's global concurrency is reached"),
             Condition::Holding(why) | Condition::Disconnected(why) => write!(f, "not fetching: {why}"),
             Condition::Draining => f.write_str("draining"),
         }
@@ -78,6 +85,11 @@ impl Pulse {
         let mut current = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
         if *current != condition {
             tracing::debug!("consumer: {current} -> {condition}");
+            if condition == Condition::Paused {
+                tracing::info!(message_id = events::QUEUE_PAUSED, "the queue is paused: no job is given out");
+            } else if *current == Condition::Paused {
+                tracing::info!(message_id = events::QUEUE_RESUMED, "the queue is no longer paused");
+            }
             *current = condition;
         }
     }

@@ -16,7 +16,7 @@ pub fn sentence(pulse: &Pulse, leases: &Leases) -> String {
     let condition = pulse.condition();
     let mut text = String::new();
     match (&condition, running.is_empty()) {
-        (Condition::Fetching | Condition::Full, false) => {}
+        (Condition::Fetching | Condition::Full | Condition::Maxed, false) => {}
         (Condition::Full, true) => text.push_str("idle"),
         (condition, _) => {
             let _ = write!(text, "{condition}");
