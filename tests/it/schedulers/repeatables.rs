@@ -1,7 +1,7 @@
 //! Repeatables of BullMQ 5, whose chains BullMQ 6 would end or leave without their data.
 
 use super::{Bench, SOON, fetch, json};
-use crate::support::wait_for;
+use crate::support::{eventually, wait_for};
 use floh_worker::queue::schedulers::continue_chain;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -89,6 +89,21 @@ async fn a_repeatable_with_an_old_key_goes_on() {
         assert_eq!(removed, json!(true));
         assert_eq!(unfinished(&mut bench).await, Vec::<String>::new());
     }
+}
+
+/// Its worker died and its job comes back after the chain went on and its successor came due.
+#[tokio::test]
+async fn an_old_iteration_that_comes_back_late_does_not_fork_the_chain() {
+    let mut bench = Bench::start().await;
+    add_old(&mut bench, "tick::::200", &json!({"every": 200})).await;
+    let job = bench.take("dead").await;
+    let next = bench.delayed().await.remove(0);
+    eventually("the successor's time", SOON, async || {
+        (bench.queue.now_ms().await.unwrap() > super::due(&next)).then_some(())
+    })
+    .await;
+    continue_chain(&bench.queue, &job).await.unwrap();
+    assert_eq!(bench.delayed().await, [next]);
 }
 
 /// The successor that we make of an old repeatable against the one that npm 5 makes of the same job.
