@@ -270,6 +270,34 @@ async fn a_commit_whose_answer_is_lost_is_unknown_until_asked() {
     drop(direct);
 }
 
+/// COMMIT is still on its way when the outcome is asked for: the answer has to be final all the same.
+#[tokio::test]
+async fn a_commit_that_arrives_after_the_outcome_was_asked_for_does_nothing() {
+    let (server, _direct) = with_effects().await;
+    let proxy = Proxy::start(SocketAddr::from(([127, 0, 0, 1], server.port()))).await;
+    let store =
+        Store::open(&DatabaseConfig { port: proxy.port(), ..server.config() }, 4, "floh-worker@proxied").unwrap();
+    for (round, with_result) in [false, true].into_iter().enumerate() {
+        let lease = taken(&store, &identity(&format!("job {with_result}")), &fetch(1, 100)).await;
+        let work = store.begin(&lease).await.unwrap();
+        work.execute(EFFECT, &[&"late"]).await.unwrap();
+        let number = work.number().to_string();
+        proxy.arm("COMMIT", Fault::Late);
+        let unknown = match with_result {
+            false => work.commit().await,
+            true => work.commit_result(&json!(1)).await,
+        };
+        assert!(matches!(unknown, Err(StoreError::CommitUnknown { .. })), "{unknown:?}");
+        match with_result {
+            false => assert!(!store.transaction_committed(&lease, &number).await.unwrap()),
+            true => assert_eq!(store.outcome(&lease).await.unwrap(), Outcome::NotCommitted),
+        }
+        let late = || async { (proxy.delivered_late() == round + 1).then_some(()) };
+        eventually("the late COMMIT", Duration::from_secs(10), late).await;
+        assert!(effects(&server).await.is_empty());
+    }
+}
+
 /// The server's limits: one statement, and one pause in a transaction, may take 10 s.
 #[tokio::test]
 async fn long_statements_and_long_pauses_are_ended_by_the_server() {

@@ -216,10 +216,10 @@ async fn a_worker_waits_for_the_schema_it_needs() {
     let sql = "DELETE FROM floh_worker.schema_version WHERE version = $1";
     admin.execute(sql, &[&done.version]).await.unwrap();
     let state = store.check_schema(Version::ours()).await.unwrap();
-    match done.version {
-        1 => assert_eq!(state, SchemaState::NotMigrated),
-        needed => assert_eq!(state, SchemaState::OlderThanNeeded { found: needed - 1, needed }),
-    }
+    assert!(
+        matches!(state, SchemaState::OlderThanNeeded { found, needed } if found < needed && needed == done.version),
+        "{state:?}"
+    );
     assert_eq!(store.require_schema(Version::ours()).await.unwrap_err().policy(), Policy::Wait);
 }
 

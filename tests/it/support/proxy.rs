@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -22,6 +23,8 @@ pub enum Fault {
     CutAfter,
     /// It is not delivered, and nobody is told: a half-open connection.
     Swallow,
+    /// The client sees the connection end at once; it is delivered two seconds later.
+    Late,
 }
 
 type Trap = Arc<Mutex<Option<(Vec<u8>, Fault)>>>;
@@ -31,6 +34,7 @@ pub struct Proxy {
     port: u16,
     trap: Trap,
     sprung: Arc<AtomicUsize>,
+    late: Arc<AtomicUsize>,
     _accept: JoinHandle<()>,
 }
 
@@ -41,18 +45,20 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let trap = Trap::default();
         let sprung = Arc::new(AtomicUsize::new(0));
-        let (inner_trap, inner_sprung) = (Arc::clone(&trap), Arc::clone(&sprung));
+        let late = Arc::default();
+        let (inner_trap, inner_sprung, inner_late) = (Arc::clone(&trap), Arc::clone(&sprung), Arc::clone(&late));
         let accept = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (trap, sprung) = (Arc::clone(&inner_trap), Arc::clone(&inner_sprung));
+                let (trap, sprung, late) =
+                    (Arc::clone(&inner_trap), Arc::clone(&inner_sprung), Arc::clone(&inner_late));
                 tokio::spawn(async move {
                     if let Ok(server) = TcpStream::connect(target).await {
-                        forward(client, server, trap, sprung).await;
+                        forward(client, server, trap, sprung, late).await;
                     }
                 });
             }
         });
-        Proxy { port, trap, sprung, _accept: accept }
+        Proxy { port, trap, sprung, late, _accept: accept }
     }
 
     /// Where it listens.
@@ -65,13 +71,24 @@ impl Proxy {
         *self.trap.lock().unwrap() = Some((pattern.as_bytes().to_vec(), fault));
     }
 
+    /// How many chunks have been delivered late.
+    pub fn delivered_late(&self) -> usize {
+        self.late.load(Ordering::SeqCst)
+    }
+
     /// How many times it was sprung.
     pub fn sprung(&self) -> usize {
         self.sprung.load(Ordering::SeqCst)
     }
 }
 
-async fn forward(mut client: TcpStream, mut server: TcpStream, trap: Trap, sprung: Arc<AtomicUsize>) {
+async fn forward(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    trap: Trap,
+    sprung: Arc<AtomicUsize>,
+    late: Arc<AtomicUsize>,
+) {
     let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
     let mut deaf = false;
     loop {
@@ -91,6 +108,14 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, trap: Trap, sprun
                                 return;
                             }
                             Fault::Swallow => deaf = true,
+                            Fault::Late => {
+                                drop(client);
+                                tokio::time::sleep(Duration::from_secs(2)).await;
+                                let _ = server.write_all(chunk).await;
+                                let _ = server.read(&mut down).await;
+                                late.fetch_add(1, Ordering::SeqCst);
+                                return;
+                            }
                         }
                     }
                     None if deaf => {}
