@@ -54,6 +54,9 @@ impl Job {
         let size = map.get("data".as_bytes()).map_or(0, |value| value.len());
         let defect = if name.is_empty() {
             Some("the job's hash has no name: it was removed, or written by hand".to_string())
+        } else if size == 0 {
+            // Every client writes at least "{}": an empty or missing field is a hash that lost something.
+            Some("the job's hash has no data: it was written by hand, or lost a part".to_string())
         } else if size > largest_data {
             Some(format!("the job's data has {size} bytes, more than the {largest_data} that are allowed"))
         } else if map.get("data".as_bytes()).is_some_and(|value| std::str::from_utf8(value).is_err()) {
@@ -79,11 +82,8 @@ impl Job {
         }
     }
 
-    /// The data as JSON; a job without data has an empty object, as for BullMQ's own clients.
+    /// The data as JSON.
     pub fn data(&self) -> Result<Value, String> {
-        if self.data.is_empty() {
-            return Ok(Value::Object(serde_json::Map::new()));
-        }
         serde_json::from_str(&self.data).map_err(|error| format!("the job's data is not JSON: {error}"))
     }
 
@@ -138,8 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn absent_data_is_an_empty_object_and_broken_data_a_sentence() {
-        assert_eq!(read(&[("name", "x")]).data(), Ok(serde_json::json!({})));
+    fn absent_data_is_a_defect_and_broken_data_a_sentence() {
+        assert!(read(&[("name", "x")]).defect.is_some_and(|reason| reason.contains("no data")));
+        assert_eq!(read(&[("name", "x"), ("data", "{}")]).defect, None);
         assert!(read(&[("name", "x"), ("data", "{")]).data().is_err());
     }
 

@@ -15,6 +15,8 @@ mod cron_parity;
 #[cfg(feature = "test-jobs")]
 mod daemon_life;
 mod harness;
+#[cfg(feature = "test-jobs")]
+mod interop;
 mod journal;
 mod queue_recovery;
 mod schedulers;

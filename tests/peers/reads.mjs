@@ -4,14 +4,18 @@ import { base, drop, keep, library, plainRedis, queue, queueName } from './clien
 const STATES = ['active', 'waiting', 'waiting-children', 'prioritized', 'completed', 'failed', 'delayed', 'paused'];
 
 /** Everything that the client knows of a job, by the client's own names. */
-async function view(args, job) {
+async function view(args, id) {
+  // The state first: what is read after it is at least as new, so a job seen as completed has its return value.
+  const state = await queue(args).getJobState(id);
+  const job = await queue(args).getJob(id);
+  if (!job) return null;
   const { logs } = await queue(args).getJobLogs(job.id);
   return {
     id: job.id,
     name: job.name,
     data: job.data,
     opts: job.opts,
-    state: await job.getState(),
+    state,
     returnvalue: job.returnvalue ?? null,
     failedReason: job.failedReason ?? null,
     stacktrace: job.stacktrace ?? null,
@@ -42,15 +46,12 @@ const EVENTS = [
 ];
 
 export const operations = {
-  job: async (args) => {
-    const job = await queue(args).getJob(args.job);
-    return job ? view(args, job) : null;
-  },
+  job: (args) => view(args, args.job),
   state: (args) => queue(args).getJobState(args.job),
   counts: (args) => queue(args).getJobCounts(),
   jobs: async (args) => {
     const jobs = await queue(args).getJobs(args.types, args.start ?? 0, args.end ?? -1, args.asc ?? true);
-    return Promise.all(jobs.filter(Boolean).map((job) => view(args, job)));
+    return Promise.all(jobs.filter(Boolean).map((job) => view(args, job.id)));
   },
   ids: async (args) => {
     const jobs = await queue(args).getJobs(args.types, args.start ?? 0, args.end ?? -1, args.asc ?? true);

@@ -5,6 +5,10 @@ use super::{
     peer::{Peer, QUEUE},
     worker::{Worker, binary},
 };
+use floh_worker::{
+    config::QueueConfig,
+    queue::{Queue, add::NewJob, connection::Fate},
+};
 use redis::{Connection, FromRedisValue, ToRedisArgs};
 use serde_json::{Value, json};
 use std::{
@@ -91,6 +95,20 @@ impl Fleet {
     pub fn add(&mut self, version: u8, name: &str, data: Value, opts: Value) -> String {
         let job = self.call(version, "add", json!({"name": name, "data": data, "opts": opts}));
         job["id"].as_str().expect("an added job has an id").to_string()
+    }
+
+    /// Adds a job to the worker's queue as our own code does and returns its id.
+    pub fn add_ours(&mut self, job: NewJob) -> String {
+        self.try_add_ours(job).unwrap()
+    }
+
+    /// The same, with the error as its text.
+    pub fn try_add_ours(&mut self, job: NewJob) -> Result<String, String> {
+        let config = QueueConfig { name: QUEUE.into(), prefix: "bull".into() };
+        self.runtime.block_on(async {
+            let queue = Queue::new(&config, &self.redis.config(), Fate::default()).map_err(|e| e.to_string())?;
+            queue.add(&job).await.map_err(|e| e.to_string())
+        })
     }
 
     /// What BullMQ `version` knows of a job; `Null` if there is none.
