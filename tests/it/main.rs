@@ -18,7 +18,10 @@ mod harness;
 #[cfg(feature = "test-jobs")]
 mod interop;
 mod journal;
+mod published_scripts;
 mod queue_recovery;
+#[cfg(not(feature = "test-jobs"))]
+mod released_build;
 mod schedulers;
 mod store_connect;
 mod store_fence;

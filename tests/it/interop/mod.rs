@@ -28,3 +28,4 @@ mod malformed;
 mod mixed;
 mod pause;
 mod retry;
+mod schedule;
