@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available (try again),
 //! 70 something failed, 78 the configuration has to change.
 
+mod audit;
 mod config;
 mod migrate;
 mod settings;
@@ -41,6 +42,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(subcommand)]
+    Audit(audit::Command),
     Migrate(migrate::Arguments),
     Config(config::Arguments),
 }
@@ -71,6 +74,7 @@ type Answer = Result<ExitCode, ExitCode>;
 async fn run(cli: Cli) -> Answer {
     let configuration = || configuration(&cli.env_files);
     match &cli.command {
+        Command::Audit(command) => audit::run(command, &configuration()?).await,
         Command::Migrate(arguments) => migrate::run(arguments, &configuration()?).await,
         Command::Config(arguments) => config::run(arguments, &cli.env_files),
     }

@@ -3,18 +3,25 @@
 //! A handler gets a [`JobContext`] and returns its value or a [`JobError`]. Everything that it writes to PostgreSQL goes
 //! through [`JobContext::begin`], whose transactions only commit while the lease is the job's latest.
 
+pub mod audit_checkpoint;
+mod batch;
 mod circuit;
 mod registry;
 mod runner;
+pub mod stuck_run_recovery;
 #[cfg(feature = "test-jobs")]
 mod test_jobs;
 
+pub use audit_checkpoint::AuditCheckpoint;
+pub use batch::Batches;
 pub use registry::Registry;
 pub use runner::Runner;
+pub use stuck_run_recovery::StuckRunRecovery;
 #[cfg(feature = "test-jobs")]
 pub use test_jobs::prepare as prepare_test_jobs;
 
 use crate::{
+    audit::SigningKey,
     config::Config,
     queue::{BoxFuture, Execution, schedulers::Builtin},
     store::{self, FencedTransaction, Policy, Store, StoreError},
@@ -27,8 +34,10 @@ use std::sync::{
 use tokio_util::sync::CancellationToken;
 
 /// All handlers of this build.
-pub fn registry(_config: &Config) -> Registry {
+pub fn registry(config: &Config) -> Registry {
     let mut registry = Registry::default();
+    registry.add(StuckRunRecovery::new(config.worker.stuck_run_timeout));
+    registry.add(AuditCheckpoint::new(signing_key(config)));
     #[cfg(feature = "test-jobs")]
     for job in test_jobs::all() {
         registry.add(job);
@@ -39,6 +48,13 @@ pub fn registry(_config: &Config) -> Registry {
 /// The built-in schedules of this build and configuration.
 pub fn schedulers(_config: &Config) -> Vec<Builtin> {
     Vec::new()
+}
+
+/// The key for checkpoints. The configuration has checked its form, so an error here is a mistake of ours; it must not
+/// keep the other jobs from being done.
+fn signing_key(config: &Config) -> Option<SigningKey> {
+    let key = config.audit.checkpoint_key.as_ref()?;
+    SigningKey::from_config(key).inspect_err(|error| tracing::error!("{error}")).ok()
 }
 
 /// One kind of job.

@@ -5,9 +5,11 @@ use super::{
     error::{Place, StoreError},
 };
 use deadpool_postgres::Object;
+use futures_util::TryStreamExt;
 use std::{
     future::Future,
-    ops::{Deref, DerefMut},
+    ops::{ControlFlow, Deref, DerefMut},
+    pin::pin,
     sync::atomic::{AtomicUsize, Ordering},
 };
 use tokio_postgres::{Row, types::ToSql};
@@ -64,6 +66,27 @@ impl Client {
     pub async fn query_opt(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, StoreError> {
         let session = self.object();
         self.answer(async { session.query_opt(&session.prepare_cached(sql).await?, params).await }).await
+    }
+
+    /// Hands the rows of a statement to `take` as they arrive, so that they are never in memory together. `take` may end
+    /// it early.
+    pub async fn for_each(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+        mut take: impl FnMut(&Row) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let session = self.object();
+        let rows = self
+            .answer(async { session.query_raw(&session.prepare_cached(sql).await?, params.iter().copied()).await })
+            .await?;
+        let mut rows = pin!(rows);
+        while let Some(row) = self.answer(rows.try_next()).await? {
+            if take(&row)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// How many rows a statement changed.

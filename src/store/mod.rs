@@ -1,5 +1,6 @@
 //! PostgreSQL, the truth: pool, migrations, ledger and fence, one file per aggregate. Knows no queue.
 
+pub mod audit;
 mod client;
 mod connect;
 mod error;
@@ -8,6 +9,7 @@ mod instance;
 mod ledger;
 mod migrate;
 mod pooler;
+pub mod run;
 mod schema;
 mod tick;
 mod tls;

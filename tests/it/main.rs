@@ -8,6 +8,8 @@
     reason = "a test fails by panicking, and clippy does not see helpers outside #[test] functions as tests"
 )]
 
+mod audit_chain;
+mod audit_verify;
 mod config_check;
 mod config_docs;
 mod config_envfile;
@@ -28,6 +30,7 @@ mod store_fence;
 mod store_ledger;
 mod store_migrate;
 mod store_tls;
+mod stuck_run;
 mod support;
 #[cfg(feature = "test-jobs")]
 mod ticks;
