@@ -14,6 +14,9 @@ use std::{
 };
 use tokio_postgres::{Row, types::ToSql};
 
+/// `feature_not_supported`, as which PostgreSQL reports a cached plan whose result would have another type.
+const OUTDATED_PLAN: &str = "0A000";
+
 /// A session out of the pool, given back on drop.
 ///
 /// Its own methods prepare once per session, end after 15 s at the latest and report [`StoreError`]s. What is not
@@ -40,8 +43,13 @@ impl Client {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         match tokio::time::timeout(ANSWER_TIMEOUT, ask).await {
             Ok(answer) => {
-                self.unanswered.fetch_sub(1, Ordering::Relaxed);
-                answer.map_err(|e| StoreError::sort(&self.place, &e))
+                let answer = answer.map_err(|e| StoreError::sort(&self.place, &e));
+                // A session whose prepared statements are outdated (a migration changed their tables) is not used
+                // again, either: it would keep them.
+                if !matches!(&answer, Err(StoreError::Query { code, .. }) if code == OUTDATED_PLAN) {
+                    self.unanswered.fetch_sub(1, Ordering::Relaxed);
+                }
+                answer
             }
             Err(_) => Err(StoreError::Unavailable {
                 place: self.place.clone(),

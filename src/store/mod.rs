@@ -32,7 +32,7 @@ use tokio::sync::OnceCell;
 
 /// A session that has rested longer than this is asked whether it is still there before it is used.
 const RESTED: Duration = Duration::from_secs(2);
-/// How long that question, and a free place in the pool, are waited for.
+/// How long the answer is waited for; without one the session is closed and another one opened.
 const RECYCLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Access to one database: a pool that opens sessions when they are needed. Cheap to clone.
@@ -65,10 +65,14 @@ impl Store {
             .recycle_timeout(Some(RECYCLE_TIMEOUT))
             .pre_recycle(Hook::async_fn(|session, metrics| {
                 Box::pin(async move {
-                    if metrics.last_used() > RESTED {
-                        session.simple_query("").await.map_err(HookError::Backend)?;
+                    if metrics.last_used() <= RESTED {
+                        return Ok(());
                     }
-                    Ok(())
+                    // The pool's own recycle timeout does not cover its hooks.
+                    match tokio::time::timeout(RECYCLE_TIMEOUT, session.simple_query("")).await {
+                        Ok(answer) => answer.map(drop).map_err(HookError::Backend),
+                        Err(_) => Err(HookError::message("the session does not answer")),
+                    }
                 })
             }))
             .build()

@@ -196,6 +196,39 @@ async fn a_statement_without_an_answer_is_given_up_and_its_session_closed() {
     kill(Pid::from_raw(backend), Signal::SIGCONT).unwrap();
 }
 
+/// A session that hangs while it rests in the pool (a half-open connection is the same) is noticed before it is used.
+#[tokio::test]
+async fn a_resting_session_that_hangs_is_replaced_within_seconds() {
+    let server = PostgresServer::start();
+    let store = Store::open(&server.config(), 1, "floh-worker@one").unwrap();
+    let pid = async || -> i32 {
+        store.client().await.unwrap().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
+    };
+    let resting = pid().await;
+    assert_eq!(pid().await, resting);
+    kill(Pid::from_raw(resting), Signal::SIGSTOP).unwrap();
+    // One that was used just now is not asked; this one has to have rested for longer than that.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let other = within("another session", Duration::from_secs(10), pid()).await;
+    kill(Pid::from_raw(resting), Signal::SIGCONT).unwrap();
+    assert_ne!(other, resting);
+}
+
+/// A migration changes a table under a worker that runs.
+#[tokio::test]
+async fn statements_prepared_before_a_table_changed_work_again_at_the_second_try() {
+    let server = PostgresServer::start();
+    let store = Store::open(&server.config(), 1, "floh-worker@one").unwrap();
+    let floh = server.session("floh").await;
+    floh.batch_execute("CREATE SCHEMA floh_worker; CREATE TABLE floh_worker.t AS SELECT 1 AS a").await.unwrap();
+    let read = async || store.client().await.unwrap().query_one("SELECT * FROM t", &[]).await;
+    read().await.unwrap();
+    floh.batch_execute("ALTER TABLE floh_worker.t ADD COLUMN b int").await.unwrap();
+    let error = read().await.unwrap_err();
+    assert_eq!(error.policy(), Policy::Retry, "{error:?}");
+    assert_eq!(read().await.unwrap().len(), 2);
+}
+
 /// After a failover the old address may answer as a standby for a while.
 #[tokio::test]
 async fn a_database_that_is_read_only_for_now_is_waited_for() {
