@@ -31,7 +31,7 @@ const CONFIG: u8 = 78;
 /// Its settings are the worker's, see floh-env(5): from --env-file, or from the environment if that names a server
 /// (DB_…, REDIS_…), or else from /etc/floh/env.
 #[derive(Debug, Parser)]
-#[command(name = "flohctl", version)]
+#[command(name = "flohctl", version = crate::VERSION)]
 pub struct Cli {
     /// Take the settings from FILE, read as systemd reads it; may be given again, later files win
     #[arg(long = "env-file", value_name = "FILE", global = true)]

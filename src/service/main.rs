@@ -6,7 +6,7 @@ use clap::Parser;
 
 /// Background worker of the Floh workflow engine: consumes BullMQ jobs from Redis, keeps its truth in PostgreSQL.
 #[derive(Debug, Parser)]
-#[command(name = "floh-worker", version, after_help = "Settings come from the environment: see floh-env(5).")]
+#[command(name = "floh-worker", version = crate::VERSION, after_help = "Settings come from the environment: see floh-env(5).")]
 struct Arguments {
     /// Name of this instance on this host, such as 1: letters, digits, '.', '_' and '-'
     instance: String,

@@ -1,10 +1,14 @@
 //! A Node process that speaks BullMQ 5 and 6 for a test: `tests/peers/peer.mjs`, asked by JSON lines.
 
-use super::{RedisServer, node, process::Guarded};
+use super::{
+    RedisServer, node,
+    process::{Guarded, find_program},
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::{
     io::{self, BufRead, BufReader, PipeWriter, Write},
+    path::Path,
     sync::mpsc,
     thread,
     time::Duration,
@@ -25,10 +29,22 @@ pub struct Peer {
 impl Peer {
     /// A client of `redis`. What it prints to stderr appears in the test's own output.
     pub fn start(redis: &RedisServer) -> Peer {
+        Peer::spawn(&node::program(), &[], &redis.url())
+    }
+
+    /// A client of the Redis that listens on the usual port in the network of process `pid`, a container's.
+    pub fn in_network_of(pid: i32) -> Peer {
+        let nsenter = find_program("nsenter").expect("nsenter (util-linux)");
+        let node = node::program();
+        let node = node.to_str().expect("a path in UTF-8");
+        Peer::spawn(&nsenter, &["--target", &pid.to_string(), "--net", "--", node], "redis://127.0.0.1:6379")
+    }
+
+    fn spawn(program: &Path, arguments: &[&str], redis_url: &str) -> Peer {
         let (child_input, input) = io::pipe().unwrap();
         let (output, child_output) = io::pipe().unwrap();
-        let process = Guarded::spawn(&node::program(), None, Signal::SIGKILL, |command| {
-            command.arg("peer.mjs").current_dir(node::peers()).env("REDIS_URL", redis.url());
+        let process = Guarded::spawn(program, None, Signal::SIGKILL, |command| {
+            command.args(arguments).arg("peer.mjs").current_dir(node::peers()).env("REDIS_URL", redis_url);
             command.stdin(child_input).stdout(child_output);
         });
         let (sender, answers) = mpsc::channel();
