@@ -253,11 +253,27 @@ async fn statements_that_cannot_succeed_are_told_from_those_that_may() {
     assert!(matches!(&error, StoreError::Query { code, .. } if code == "22012"), "{error:?}");
 }
 
+/// Makes the pooler open several sessions, so that it has a choice.
+async fn fill(server: &PostgresServer, pooler: &PgBouncer) {
+    let mut crowd = Vec::new();
+    for _ in 0..4 {
+        let stranger = server.stranger(pooler.port()).await;
+        stranger.batch_execute("BEGIN").await.unwrap();
+        crowd.push(stranger);
+    }
+    for stranger in crowd {
+        stranger.batch_execute("COMMIT").await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_pooler_in_transaction_mode_is_refused_and_one_in_session_mode_is_not() {
     let server = PostgresServer::start();
     for settings in ["", "server_round_robin = 1", "default_pool_size = 1\nreserve_pool_size = 0"] {
         let pooler = PgBouncer::start(&server, "transaction", settings);
+        if settings.contains("round_robin") {
+            fill(&server, &pooler).await;
+        }
         let config = DatabaseConfig { port: pooler.port(), ..server.config() };
         let error = refused(&config).await;
         assert!(matches!(error, StoreError::Pooler { .. }), "{settings}: {error:?}");
