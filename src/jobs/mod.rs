@@ -46,8 +46,12 @@ pub fn registry(config: &Config) -> Registry {
 }
 
 /// The built-in schedules of this build and configuration.
-pub fn schedulers(_config: &Config) -> Vec<Builtin> {
-    Vec::new()
+pub fn schedulers(config: &Config) -> Vec<Builtin> {
+    let mut schedulers = vec![Builtin::new(stuck_run_recovery::NAME, stuck_run_recovery::PATTERN)];
+    if config.audit.checkpoint_key.is_some() {
+        schedulers.push(Builtin::new(audit_checkpoint::NAME, &config.audit.checkpoint_schedule));
+    }
+    schedulers
 }
 
 /// The key for checkpoints. The configuration has checked its form, so an error here is a mistake of ours; it must not

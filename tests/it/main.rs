@@ -20,6 +20,7 @@ mod harness;
 #[cfg(feature = "test-jobs")]
 mod interop;
 mod journal;
+mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
 #[cfg(not(feature = "test-jobs"))]

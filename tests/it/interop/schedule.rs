@@ -182,9 +182,11 @@ fn a_legacy_repeatable_by_pattern_ticks_until_it_is_removed() {
     let repeat = json!({"pattern": "* * * * * *", "tz": "America/New_York"});
     fleet.add(5, "test.effect", json!({"key": "tick"}), json!({"repeat": repeat, "jobId": "each-second"}));
     wait_for("three ticks", SOON, || (fleet.effects().get("tick") >= Some(&3)).then_some(()));
-    let listed = fleet.call(5, "repeatables", json!({}));
-    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
-    assert_eq!((&listed[0]["pattern"], &listed[0]["tz"]), (&repeat["pattern"], &repeat["tz"]), "{listed}");
+    let mut listed = fleet.call(5, "repeatables", json!({}));
+    let listed = listed.as_array_mut().unwrap();
+    listed.retain(|repeatable| repeatable["name"] == "test.effect");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!((&listed[0]["pattern"], &listed[0]["tz"]), (&repeat["pattern"], &repeat["tz"]), "{listed:?}");
     let ask = json!({"name": "test.effect", "repeat": repeat, "jobId": "each-second"});
     assert_eq!(fleet.call(5, "removeRepeatable", ask), true);
     wait_for("nothing is left to come", SOON, || pending(&mut fleet, 5).is_empty().then_some(()));

@@ -30,8 +30,23 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts the servers and migrates the database with `flohctl migrate`.
+    /// Starts the servers and migrates the database with `flohctl migrate`. The workers' own periodic jobs are left to
+    /// a scheduler that never makes any, so that tests may count jobs at every quarter of an hour.
     pub fn start() -> Fleet {
+        let mut fleet = Fleet::start_with_periodic_jobs();
+        let (schedulers, id) = (fleet.key("repeat"), "tests:floh-worker:none");
+        fleet.redis::<()>("ZADD", &[&schedulers, &"4102444800000", &id]);
+        let fields = ["name", "stuck-run-recovery", "pattern", "0 0 1 1 *", "tz", "UTC"];
+        let mut arguments: Vec<&(dyn ToBytes + Sync)> = vec![];
+        let hash = format!("{schedulers}:{id}");
+        arguments.push(&hash);
+        arguments.extend(fields.iter().map(|field| field as &(dyn ToBytes + Sync)));
+        fleet.redis::<()>("HSET", &arguments);
+        fleet
+    }
+
+    /// The same, and the workers make their own schedulers.
+    pub fn start_with_periodic_jobs() -> Fleet {
         let redis = RedisServer::start();
         let postgres = PostgresServer::start();
         let peer = Peer::start(&redis);
