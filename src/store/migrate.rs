@@ -286,6 +286,7 @@ mod tests {
             let states = format!("INSERT INTO schema_version (version, compatible_from) VALUES ({number}, '");
             assert!(migration.sql().unwrap().contains(&states), "{migration} does not insert its schema_version row");
         }
-        assert_eq!(numbers.last().copied(), Some(newest_version()));
+        // A number that was left out could never be used: refinery applies nothing below what is there.
+        assert!(numbers.iter().copied().eq(1..=newest_version()), "{numbers:?}");
     }
 }
