@@ -13,7 +13,7 @@ pub const GENESIS: Hash = [0; 32];
 const VERSION: u8 = 1;
 
 /// The bytes that stand for a row: the version, then the columns in the table's order. Numbers are 8 bytes, big-endian;
-/// the timestamp is microseconds since 1970 in UTC; a text is one of the fields of [`push_field`].
+/// the timestamp is microseconds since 1970 in UTC; a text is one of the fields of `push_field`.
 pub fn canonical(row: &AuditRow) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     bytes.extend(row.id.to_be_bytes());

@@ -69,7 +69,7 @@ impl From<StoreError> for Stopped {
     }
 }
 
-/// Signs everything up to the chain's end, at most [`MAX_ROWS`] rows in a transaction; two jobs at once queue for each.
+/// Signs everything up to the chain's end, at most `MAX_ROWS` rows in a transaction; two jobs at once queue for each.
 /// An empty range makes no checkpoint. Returns how many checkpoints were made and over how many rows.
 pub async fn checkpoint(batches: &impl Batches, key: &SigningKey) -> Result<Value, JobError> {
     let (mut made, mut rows) = (0, 0);

@@ -1,5 +1,5 @@
 //! `stuck-run-recovery`: runs that say they are running while nobody works on them and nobody will. They are failed;
-//! those that were handed back or lost their wake-up are woken instead. The rule is [`store::run::recover_stuck_runs`]'s.
+//! those that were handed back or lost their wake-up are woken instead. The rule is [`run::recover_stuck_runs`]'s.
 
 use super::{Batches, Handler, JobContext, JobError};
 use crate::{

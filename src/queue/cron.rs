@@ -1,7 +1,7 @@
 //! Cron expressions as BullMQ's users write them, with the answers of npm's `cron-parser` 5.
 //!
 //! A scheduler's next iteration is computed by whichever worker takes the current one, a Node worker or ours, so both
-//! must agree on what an expression means. The reading is ours ([`fields`], [`hashed`]), because `cron-parser` takes
+//! must agree on what an expression means. The reading is ours (`fields`, `hashed`), because `cron-parser` takes
 //! and refuses other texts than any Rust library: missing leading fields, `1/2`, `?` anywhere, names in either field,
 //! doubled values refused, `H`. What was read is handed as plain lists to `croner`, which searches the calendar: months'
 //! lengths, leap years, `L`, `5L`, `5#3`, and days of month and week that are both restricted (either is enough).
