@@ -1,7 +1,7 @@
 //! Periodic jobs: the chains of job schedulers (BullMQ 6) and of repeatables (BullMQ 5 and older), and our own schedulers.
 //!
 //! A periodic job is a chain: whichever worker takes an iteration adds the next one, before it runs its own. So every
-//! fetched job passes [`continue_chain`], whatever is wrong with it otherwise. [`ensure`] makes the schedulers of the
+//! fetched job passes [`continue_chain`], whatever is wrong with it otherwise. [`ensure()`] makes the schedulers of the
 //! built-in jobs; it is called when a worker starts, and may be called again at any time.
 
 mod chain;

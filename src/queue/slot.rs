@@ -124,6 +124,7 @@ impl Shared {
             Outcome::Lost(why) => {
                 self.pulse.count(Tally::Lost);
                 tracing::error!(message_id = events::JOB_LOST, "lease lost, nothing more is written: {why}");
+                self.let_go(job, lease).await;
                 return Token::Retired;
             }
         };
@@ -222,6 +223,17 @@ impl Shared {
                     return Place::Nowhere;
                 }
             }
+        }
+    }
+
+    /// Where the lock is still ours although the lease is lost, nobody works on the job: it need not wait until the lock
+    /// expires. Where it is not, the script refuses.
+    async fn let_go(&self, job: &Job, lease: &Lease) {
+        lease.finishing();
+        match self.queue.hand_back(&job.id, &lease.token).await {
+            Ok(Ok(())) => tracing::warn!(message_id = events::JOB_HANDED_BACK, "its lock was still ours: handed back"),
+            Ok(Err(refusal)) => tracing::debug!("its lock is not ours any more ({refusal:?})"),
+            Err(error) => tracing::debug!("it waits until its lock expires: {error}"),
         }
     }
 
