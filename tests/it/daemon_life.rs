@@ -223,3 +223,19 @@ fn a_job_that_finishes_while_redis_restarts_is_finished_over_the_next_connection
     assert_eq!(job["attemptsMade"], 1, "{job:#}");
     assert_eq!(fleet.effects().get("once"), Some(&1), "{}", worker.log());
 }
+
+#[test]
+fn a_lease_lost_in_the_ledger_commits_nothing_and_the_job_does_not_wait_for_its_lock_to_expire() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[]);
+    let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 1000}), json!({"attempts": 1}));
+    wait_for("its row in the ledger", SOON, || {
+        let rows = fleet.sql("SELECT 1 FROM floh_worker.job_execution WHERE state = 'taken'");
+        (rows.len() == 1).then_some(())
+    });
+    fleet.sql("UPDATE floh_worker.job_execution SET epoch = nextval('floh_worker.job_epoch')");
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(job["attemptsMade"], 1, "{job:#}");
+    assert_eq!(fleet.effects().get("once"), Some(&1));
+    assert!(worker.log().contains("lease lost"), "{}", worker.log());
+}
