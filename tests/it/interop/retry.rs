@@ -1,6 +1,6 @@
 //! Failures, retries and what is kept of finished jobs, as the options of npm's clients say and where they say nothing.
 
-use crate::support::{Fleet, fleet::Event, wait_for};
+use crate::support::{Fleet, wait_for};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -16,23 +16,34 @@ by_5_and_6!(
     an_option_that_does_not_parse_costs_only_itself,
 );
 
-/// How long each retry was put off, milliseconds: from the event that says so and until when. No load changes that.
-fn delays(fleet: &mut Fleet, id: &str) -> Vec<u64> {
-    let first_start = fleet.starts(id)[0];
+/// Bounds of each retry's delay, milliseconds. The script counts it from its own reading of the clock, which no event
+/// tells: it lies between the attempt's start and the event that says until when.
+fn delays(fleet: &mut Fleet, id: &str) -> Vec<(u64, u64)> {
     let mut events = fleet.stream();
-    events.retain(|event| event.name == "delayed" && event.job.as_deref() == Some(id) && event.at >= first_start);
-    let until = |event: &Event| event.entry.get::<u64>("delay").expect("the event says until when");
-    events.iter().map(|event| until(event).saturating_sub(event.at)).collect()
+    events.retain(|event| event.job.as_deref() == Some(id));
+    let mut delays = Vec::new();
+    let mut start = None;
+    for event in events {
+        match (event.name.as_str(), start) {
+            ("active", _) => start = Some(event.at),
+            ("delayed", Some(start)) => {
+                let until: u64 = event.entry.get("delay").expect("the event says until when");
+                delays.push((until.saturating_sub(event.at), until.saturating_sub(start)));
+            }
+            _ => {}
+        }
+    }
+    delays
 }
 
 /// Each retry was put off as long as expected, and did not start before that.
 fn assert_delays(fleet: &mut Fleet, id: &str, expected: &[u64]) {
     let delays = delays(fleet, id);
     assert_eq!(delays.len(), expected.len(), "the retries of {id}: {delays:?}");
-    let near = |(delay, expected): (&u64, &u64)| delay.abs_diff(*expected) <= 5;
-    assert!(delays.iter().zip(expected).all(near), "{id}: {delays:?} ms, expected {expected:?} ms");
+    let within = |((least, most), expected): (&(u64, u64), &u64)| (*least..=*most).contains(expected);
+    assert!(delays.iter().zip(expected).all(within), "{id}: {delays:?} ms, expected {expected:?} ms");
     let starts = fleet.starts(id);
-    let early = starts.windows(2).zip(expected).any(|(pair, delay)| pair[1] - pair[0] + 5 < *delay);
+    let early = starts.windows(2).zip(expected).any(|(pair, delay)| pair[1] - pair[0] < *delay);
     assert!(starts.len() == expected.len() + 1 && !early, "{id}: {starts:?}, expected {expected:?} ms between them");
 }
 
@@ -88,10 +99,11 @@ fn backoff_of_every_kind_is_kept(version: u8) {
     assert_delays(&mut fleet, &number, &[600]);
     let at_once = (delays(&mut fleet, &at_once), fleet.starts(&at_once).len());
     assert_eq!(at_once, (vec![], 3), "retried at once, without a delay");
-    let jitters: Vec<u64> = jittered.iter().map(|id| delays(&mut fleet, id)[0]).collect();
-    assert!(jitters.iter().all(|delay| (195..=2005).contains(delay)), "{jitters:?}");
-    let (least, most) = (jitters.iter().min().unwrap(), jitters.iter().max().unwrap());
-    assert!(most - least > 50, "six retries with a jitter of 90 % came all after the same time: {jitters:?}");
+    let jitters: Vec<(u64, u64)> = jittered.iter().map(|id| delays(&mut fleet, id)[0]).collect();
+    let within = |(least, most): &(u64, u64)| *least <= 2000 && *most >= 200;
+    assert!(jitters.iter().all(within), "{jitters:?}");
+    // Six full delays in a row would be a jitter that is not there.
+    assert!(jitters.iter().any(|(_, most)| *most < 1900), "{jitters:?}");
 }
 
 fn one_attempt_and_unrecoverable_failures_are_final(version: u8) {

@@ -117,6 +117,34 @@ fn a_tick_that_came_due_while_no_worker_ran_is_run_once_by_three(version: u8) {
     assert_eq!(pending(&mut fleet, version).len(), 1);
 }
 
+/// The daemon's own schedules: a fleet that starts while a tick waits neither skips it nor runs it twice.
+#[test]
+fn a_tick_of_our_own_that_waits_at_start_is_run_once_by_three() {
+    let mut fleet = Fleet::start_with_periodic_jobs();
+    let mut first = fleet.worker("1", &[]);
+    wait_for("the daemon's own schedule", SOON, || (own_ticks(&mut fleet) == 1).then_some(()));
+    first.stop();
+    let due = make_due(&mut fleet, OWN);
+    let _three = start_three(&fleet);
+    wait_for("the tick has run", SOON, || (!fleet.starts(&due).is_empty()).then_some(()));
+    wait_for("the next tick is there", SOON, || (own_ticks(&mut fleet) == 1).then_some(()));
+    let marker = fleet.add(6, "test.echo", json!({}), json!({"delay": 2500}));
+    fleet.wait_state(6, &marker, "completed", SOON);
+    let starts: Vec<String> = fleet.start_order().into_iter().filter(|id| id.contains(OWN)).collect();
+    assert_eq!(starts, [due], "started once, and no other tick beside it");
+    assert_eq!(own_ticks(&mut fleet), 1);
+}
+
+/// A job that every worker schedules for itself.
+const OWN: &str = "stuck-run-recovery";
+
+/// How many iterations of [`OWN`] are still to come.
+fn own_ticks(fleet: &mut Fleet) -> usize {
+    let delayed = fleet.key("delayed");
+    let ids: Vec<String> = fleet.redis("ZRANGE", &[&delayed, &"0", &"-1"]);
+    ids.iter().filter(|id| id.contains(OWN)).count()
+}
+
 /// Kills the worker at five ticks, each at another moment after the tick became active, and checks that every tick ran
 /// to its end once. `stop` ends the schedule.
 fn survive_kill_9(fleet: &mut Fleet, stop: impl FnOnce(&mut Fleet)) {
