@@ -100,10 +100,11 @@ impl From<StoreError> for JobError {
         let text = error.to_string();
         match error.policy() {
             Policy::Wait | Policy::Fatal => JobError::Interrupted(text),
-            Policy::Retry => JobError::Retry(text),
+            // A statement that the server refuses may be the fault of rows that change: the job's own options say how
+            // often it is tried again, as for any other error of a handler.
+            Policy::Retry | Policy::Fail => JobError::Retry(text),
             Policy::Yield => JobError::LeaseLost(text),
             Policy::Ask => JobError::CommitUnknown(text),
-            Policy::Fail => JobError::Fail(text),
         }
     }
 }

@@ -217,7 +217,9 @@ impl Shared {
                         tracing::warn!(message_id = events::JOB_STALLED, floh_job_id = %id, "stalled: nobody held its lock, it waits again");
                     }
                 }
-                Err(error) => tracing::debug!("no stalled check: {error}"),
+                Err(error) if error.is_unavailable() => tracing::debug!("no stalled check: {error}"),
+                // It has taken a job out of `active` and could not put it into `wait`: the search for lost jobs does.
+                Err(error) => tracing::warn!("the stalled check ended half-way: {error}"),
             }
             let jitter = Duration::from_millis(rand::random_range(0..3000));
             tokio::time::sleep(STALLED_PERIOD + jitter).await;

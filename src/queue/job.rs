@@ -40,6 +40,8 @@ pub struct Job {
     pub acknowledged: Option<i64>,
     /// Why it cannot be run at all.
     pub defect: Option<String>,
+    /// A counter that BullMQ's scripts will count up is no number: see [`super::Queue::mend_counters`].
+    pub broken_counter: bool,
 }
 
 impl Job {
@@ -64,8 +66,10 @@ impl Job {
         } else {
             None
         };
+        let countable = |name: &str| text(name).is_none_or(|value| value.len() <= 15 && value.parse::<i64>().is_ok());
         Job {
             name,
+            broken_counter: !["ats", "atm", "stc"].into_iter().all(countable),
             data: if size > largest_data { String::new() } else { text("data").unwrap_or_default() },
             options: Options::parse(text("opts").as_deref()),
             timestamp_ms: number("timestamp").map_or(0, |n| n as i64),

@@ -67,6 +67,11 @@ impl Shared {
         if let Err(error) = self.continue_schedule(&job, &lease).await {
             tracing::error!("the next iteration of {:?} was not added: {error}", job.repeat_job_key);
         }
+        if job.broken_counter
+            && let Err(error) = self.queue.mend_counters(&job.id).await
+        {
+            tracing::warn!("the job's counters were not mended: {error}");
+        }
         if job.is_stall_verdict() && self.overrule_stall(&job.id).await {
             job.deferred_failure = None;
         }

@@ -1,8 +1,10 @@
 //! Where a job is, asked when a script refused it.
 
-use super::{Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms};
+use super::{Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, scripts::Script};
 use redis::Value;
-use std::fmt;
+use std::{fmt, sync::LazyLock};
+
+static MEND: LazyLock<Script> = LazyLock::new(|| Script::own("mendCounters", 1, false, include_str!("lua/mend.lua")));
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,17 @@ impl Queue {
         let holder: Option<String> =
             self.link.query(redis::cmd("GET").arg(self.keys.lock(id)), "GET", COMMAND_DEADLINE).await?;
         Ok(holder.as_deref() == Some(token))
+    }
+
+    /// Removes counters of a job that are no whole numbers: BullMQ's scripts count them up, and would end half-way. Says
+    /// which.
+    pub async fn mend_counters(&self, id: &str) -> Result<Vec<String>, Error> {
+        let hash = self.keys.job(id);
+        let mended: Vec<String> = MEND.call(&self.link, COMMAND_DEADLINE, &[&hash], self.settle(), &[]).await?;
+        if !mended.is_empty() {
+            tracing::warn!(floh_job_id = %id, "counters that were no numbers begin again: {}", mended.join(", "));
+        }
+        Ok(mended)
     }
 
     /// Forgets a failure that somebody decided before the attempt.

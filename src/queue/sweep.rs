@@ -50,6 +50,8 @@ impl Queue {
             } else {
                 token.clone()
             };
+            // A counter that is no number ends the fetching script half-way, each time.
+            self.mend_counters(id).await?;
             if self.hand_back(id, &token).await?.is_ok() {
                 tracing::warn!(floh_job_id = %id, "a fetch whose answer was lost had taken this job: handed back");
                 count += 1;

@@ -247,3 +247,28 @@ async fn a_server_that_is_away_is_unavailable_and_a_wrong_password_is_not_waited
     config.password = Some("right".into());
     assert!(Queue::new(&names, &config, Fate::default()).unwrap().now_ms().await.is_ok());
 }
+
+#[tokio::test]
+async fn counters_that_are_no_numbers_stop_neither_the_job_nor_the_stalled_check() {
+    let fixture = Fixture::new();
+    let keys = &fixture.queue.keys;
+    let id = fixture.add(job("x")).await;
+    let _: i64 =
+        fixture.redis(&["HSET", &keys.job(&id), "ats", "many", "atm", "99999999999999999999", "stc", "1.5"]).await;
+    let token = fixture.leases.begin_fetch();
+    assert!(fixture.queue.fetch(&token, WORKER).await.is_err(), "BullMQ's script counts `ats` up");
+    fixture.leases.retire(&token);
+    assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap(), 1);
+    let (fetched, token) = fixture.fetch().await;
+    assert_eq!((fetched.attempts_made, fetched.attempts_started, fetched.broken_counter), (0, 1, false));
+
+    let _: i64 = fixture.redis(&["HSET", &keys.job(&id), "stc", "x"]).await;
+    fixture.leases.retire(&token);
+    let _: i64 = fixture.redis(&["DEL", &keys.lock(&id)]).await;
+    let _: i64 = fixture.redis(&["SADD", &keys.stalled, &id]).await;
+    assert!(fixture.queue.check_stalled().await.is_err_and(|error| !error.is_unavailable()));
+    assert_eq!(fixture.queue.restore_lost_jobs().await.unwrap(), Some(1));
+    let (fetched, _) = fixture.fetch().await;
+    assert!(fetched.broken_counter);
+    assert_eq!(fixture.queue.mend_counters(&id).await.unwrap(), ["stc"]);
+}
