@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use std::ops::{ControlFlow, Deref};
 use tokio_postgres::Row;
 
-/// Rows of one page: one statement, far below the statement timeout.
-pub const AUDIT_PAGE: i64 = 1000;
+/// A page also ends when its states take this many bytes on the server's disk. They may be a hundred times as many
+/// when they are unpacked, and a reader who needs long for a page would meet the statement timeout.
+const PAGE_BYTES: i64 = 256 * 1024;
 
 /// A row of the audit log. The states are the text that PostgreSQL prints for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,11 +108,19 @@ impl Drop for AuditSnapshot {
     }
 }
 
+/// A page of at most 1,000 rows. Each inner LIMIT keeps the planner, which does not know the parameters, from joining or
+/// sorting whole tables for it: a page costs the same wherever in the chain it is.
 const LINKS: &str = "
-    SELECT c.position, c.audit_id, c.previous_hash, c.hash, l.id, l.entity, l.entity_id, l.action, l.actor, l.actor_id,
-        l.timestamp, l.previous_state::text AS previous_state, l.new_state::text AS new_state, l.ip_address
-    FROM audit_chain c LEFT JOIN audit_log l ON l.id = c.audit_id
-    WHERE c.position > $1 AND c.position <= $2 ORDER BY c.position LIMIT $3";
+    SELECT position, audit_id, previous_hash, hash, id, entity, entity_id, action, actor, actor_id, timestamp,
+        previous_state::text AS previous_state, new_state::text AS new_state, ip_address
+    FROM (
+        SELECT c.*, l.*, sum(coalesce(pg_column_size(l.previous_state), 0) + coalesce(pg_column_size(l.new_state), 0))
+            OVER (ORDER BY c.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+        FROM (SELECT * FROM audit_chain WHERE position > $1 ORDER BY position LIMIT 1000) c
+            LEFT JOIN LATERAL (SELECT * FROM audit_log WHERE id = c.audit_id LIMIT 1) l ON true
+    ) page
+    WHERE position <= $2 AND coalesce(bytes_before, 0) < $3
+    ORDER BY position";
 
 /// Hands the next page of the chain, behind `after` and up to and with `up_to`, to `take`, which may end it early.
 /// Returns the last position that was handed on; `None` if there was none.
@@ -123,7 +132,7 @@ pub async fn chain_page(
 ) -> Result<Option<i64>, StoreError> {
     let mut last = None;
     client
-        .for_each(LINKS, &[&after, &up_to, &AUDIT_PAGE], |row| {
+        .for_each(LINKS, &[&after, &up_to, &PAGE_BYTES], |row| {
             let link = link(row)?;
             last = Some(link.position);
             Ok(take(&link))
@@ -182,9 +191,10 @@ pub async fn chain_follower(client: &Client, hash: &[u8]) -> Result<Option<(i64,
 pub async fn unchained_page(client: &Client, after: i64) -> Result<(Option<i64>, Option<i64>), StoreError> {
     let sql = "
         SELECT max(id) AS last, min(id) FILTER (WHERE NOT chained) AS unchained
-        FROM (SELECT l.id, EXISTS (SELECT FROM audit_chain c WHERE c.audit_id = l.id) AS chained
-            FROM audit_log l WHERE l.id > $1 ORDER BY l.id LIMIT $2) page";
-    let row = client.query_one(sql, &[&after, &(AUDIT_PAGE * 10)]).await?;
+        FROM (SELECT l.id, c.audit_id IS NOT NULL AS chained
+            FROM (SELECT id FROM audit_log WHERE id > $1 ORDER BY id LIMIT 10000) l
+                LEFT JOIN LATERAL (SELECT audit_id FROM audit_chain WHERE audit_id = l.id LIMIT 1) c ON true) page";
+    let row = client.query_one(sql, &[&after]).await?;
     Ok((row.try_get("last")?, row.try_get("unchained")?))
 }
 

@@ -13,7 +13,7 @@ use floh_worker::{
 };
 use serde_json::{Value, json};
 use std::{
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::Mutex,
     time::Duration,
 };
@@ -369,6 +369,40 @@ async fn flohctl_says_in_a_sentence_what_it_found() {
          chained there\n"
     );
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// The most memory that a process has had so far, in kB; `None` once it has ended.
+fn peak_memory(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verification_needs_little_memory_however_big_the_rows() {
+    let (server, _store, api) = bench(0).await;
+    // 150 MB in 1,500 rows, so that already one page of them would be seen.
+    for _ in 0..15 {
+        let sql = "INSERT INTO audit_log (entity, entity_id, action, new_state)
+            SELECT 'report', n::text, 'create', to_jsonb(repeat(md5(n::text), 3200)) FROM generate_series(1, 100) n";
+        api.execute(sql, &[]).await.unwrap();
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_flohctl"))
+        .args(["audit", "verify"])
+        .env_clear()
+        .envs(server.environment())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        peak = peak.max(peak_memory(child.id()).unwrap_or(0));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("is intact: 1500 rows"), "{said}");
+    assert!((1_000..60_000).contains(&peak), "{peak} kB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
