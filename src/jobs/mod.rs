@@ -23,7 +23,7 @@ pub use test_jobs::prepare as prepare_test_jobs;
 use crate::{
     audit::SigningKey,
     config::Config,
-    queue::{BoxFuture, Execution, schedulers::Builtin},
+    queue::{BoxFuture, Execution, lease::Cancelled, schedulers::Builtin},
     store::{self, FencedTransaction, Policy, Store, StoreError},
 };
 use serde_json::Value;
@@ -84,9 +84,12 @@ pub enum JobError {
     /// No attempt will help: failed at once.
     #[error("{0}")]
     Fail(String),
-    /// Not the job's fault (a dependency is down, the worker stops): handed back, nothing charged.
+    /// Not the job's fault (the worker stops): handed back, nothing charged.
     #[error("{0}")]
     Interrupted(String),
+    /// PostgreSQL is away, or takes no writes: handed back, nothing charged, and nothing is fetched until it is well.
+    #[error("{0}")]
+    Unavailable(String),
     /// Another worker has the job: nothing more is written.
     #[error("{0}")]
     LeaseLost(String),
@@ -99,7 +102,7 @@ impl From<StoreError> for JobError {
     fn from(error: StoreError) -> JobError {
         let text = error.to_string();
         match error.policy() {
-            Policy::Wait | Policy::Fatal => JobError::Interrupted(text),
+            Policy::Wait | Policy::Fatal => JobError::Unavailable(text),
             // A statement that the server refuses may be the fault of rows that change: the job's own options say how
             // often it is tried again, as for any other error of a handler.
             Policy::Retry | Policy::Fail => JobError::Retry(text),
@@ -155,6 +158,11 @@ impl JobContext {
         if let Err(error) = self.execution.log(line).await {
             tracing::debug!("log line not stored: {error}");
         }
+    }
+
+    /// Waits until the handler has to stop, and says why.
+    async fn cancelled(&self) -> Cancelled {
+        self.execution.lease.cancelled().await
     }
 
     /// Cancelled when the handler should stop at its next safe place.

@@ -3,10 +3,10 @@
 use super::{Handler, JobContext, JobError, circuit::Circuit, registry::Registry};
 use crate::{
     events,
-    queue::{BoxFuture, Execution, Failure, Outcome, Processor},
+    queue::{BoxFuture, Execution, Failure, Outcome, Processor, lease::Cancelled},
     store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     sync::{
         Arc,
@@ -18,6 +18,11 @@ use uuid::Uuid;
 
 /// How often a question to a dependency that is away is asked again within one job before the job is handed back.
 const ASK_AGAIN: u32 = 3;
+
+/// How long a cancelled handler may take to come to its own end.
+const GRACE: Duration = Duration::from_millis(100);
+/// How long the ledger may take to note how a lease ended: the job waits for it.
+const NOTE: Duration = Duration::from_millis(500);
 
 /// The worker's processor of jobs.
 pub struct Runner {
@@ -72,7 +77,8 @@ impl Runner {
         outcome
     }
 
-    /// Notes in the ledger how a lease ended that has no committed result: for people, nothing depends on it.
+    /// Notes in the ledger how a lease ended that has no committed result. The recovery of stuck runs tells a hand-back
+    /// from a death by it; where it cannot be noted, that recovery waits longer.
     async fn note(&self, lease: &store::Lease, outcome: &Outcome) {
         let how = match outcome {
             Outcome::Completed { .. } => return,
@@ -80,8 +86,10 @@ impl Runner {
             Outcome::Interrupted(_) => Release::HandedBack,
             Outcome::Lost(_) => Release::Lost,
         };
-        if let Err(error) = self.store.release(lease, how).await {
-            tracing::debug!("the ledger was not told how the lease ended: {error}");
+        match tokio::time::timeout(NOTE, self.store.release(lease, how)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!("the ledger was not told how the lease ended: {error}"),
+            Err(_) => tracing::debug!("the ledger was not told in time how the lease ended"),
         }
     }
 
@@ -146,15 +154,19 @@ impl Runner {
 
     async fn handle(&self, handler: &dyn Handler, context: &JobContext) -> Outcome {
         let epoch = context.lease.epoch.0;
-        let result = handler.run(context).await;
+        let result = run_until_cancelled(handler, context).await;
+        if result.is_ok() {
+            self.circuit.well();
+        }
         let committed = context.committed.load(Ordering::Acquire).then_some(epoch);
         match result {
             Ok(value) => Outcome::Completed { value, epoch: committed },
             Err(JobError::Retry(reason)) => Outcome::Failed(Failure { reason, stack: None, retry: true }),
             Err(JobError::Fail(reason)) => Outcome::Failed(Failure { reason, stack: None, retry: false }),
             Err(JobError::LeaseLost(why)) => Outcome::Lost(why),
-            Err(JobError::Interrupted(why)) => {
-                self.trip_if_down(&why).await;
+            Err(JobError::Interrupted(why)) => Outcome::Interrupted(why),
+            Err(JobError::Unavailable(why)) => {
+                self.circuit.trip(&why);
                 Outcome::Interrupted(why)
             }
             Err(JobError::CommitUnknown(why)) => self.ask_what_became(context, &why).await,
@@ -186,18 +198,29 @@ impl Runner {
         match error.policy() {
             store::Policy::Fail => Outcome::Failed(Failure { reason: why, stack: None, retry: true }),
             store::Policy::Yield => Outcome::Lost(why),
+            store::Policy::Retry => Outcome::Interrupted(why),
             _ => {
                 self.circuit.trip(&why);
                 Outcome::Interrupted(why)
             }
         }
     }
+}
 
-    /// A handler's interruption may be the drain's, or the database's: only the latter stops the fetching.
-    async fn trip_if_down(&self, why: &str) {
-        if self.store.client().await.is_err() {
-            self.circuit.trip(why);
-        }
+/// Runs a handler; when it is cancelled it may end by itself for a moment, and is dropped then.
+async fn run_until_cancelled(handler: &dyn Handler, context: &JobContext) -> Result<Value, JobError> {
+    let running = handler.run(context);
+    tokio::pin!(running);
+    let why = tokio::select! {
+        result = &mut running => return result,
+        why = context.cancelled() => why,
+    };
+    match tokio::time::timeout(GRACE, running).await {
+        Ok(result) => result,
+        Err(_) => Err(match why {
+            Cancelled::LeaseLost => JobError::LeaseLost("the lease was lost".into()),
+            Cancelled::Interrupted => JobError::Interrupted("the worker stops".into()),
+        }),
     }
 }
 

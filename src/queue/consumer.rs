@@ -6,6 +6,7 @@ use super::{
     connection::{Backoff, Link},
     fetch::{Fetched, LONGEST_BLOCK, Wait},
     lease::{Leases, uptime_ms},
+    panics,
     processor::Processor,
     pulse::{Condition, Pulse},
     slot::Shared,
@@ -72,7 +73,12 @@ impl Consumer {
         let stop = self.shared.stop.clone();
         let house = tokio::spawn({
             let shared = Arc::clone(&self.shared);
-            async move { shared.keep_house().await }
+            async move {
+                while let Err(panic) = panics::catch(Arc::clone(&shared).keep_house()).await {
+                    tracing::error!("the housekeeping begins again: {}", panic.message);
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
         });
         self.fetch_loop(&stop).await;
         self.shared.pulse.turn(Condition::Draining);
@@ -140,7 +146,13 @@ impl Consumer {
                 // On record as a lease before the task is scheduled: a drain must see it.
                 let lease = shared.leases.fetched(&token, &job.id, &job.name, asked);
                 self.slots.spawn(async move {
-                    shared.run(job, lease).await;
+                    // Handlers' panics are caught where they run; this is about our own code, which must not keep a job
+                    // active and its lock renewed for ever.
+                    if let Err(panic) = panics::catch(shared.run(job, lease)).await {
+                        tracing::error!(message_id = events::JOB_LOST, "the slot's task ended: {}", panic.message);
+                        shared.leases.abandon(&token);
+                        shared.suspicious.notify_one();
+                    }
                     drop(permit);
                 });
                 Ok(None)

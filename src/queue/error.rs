@@ -48,8 +48,19 @@ impl Error {
     /// Sorts an error of the `redis` crate.
     pub(crate) fn from_redis(place: &str, command: &str, error: &redis::RedisError) -> Self {
         // The codes with which a server says "not now" (loading its data, failing over, cluster down) or "not you".
-        const NOT_NOW: [&str; 7] =
-            ["LOADING", "MASTERDOWN", "READONLY", "UNBLOCKED", "TRYAGAIN", "CLUSTERDOWN", "BUSY"];
+        const NOT_NOW: [&str; 10] = [
+            "LOADING",
+            "MASTERDOWN",
+            "READONLY",
+            "UNBLOCKED",
+            "TRYAGAIN",
+            "CLUSTERDOWN",
+            "BUSY",
+            // It cannot save, has no memory left, or too few replicas: writes are refused until that is mended.
+            "MISCONF",
+            "OOM",
+            "NOREPLICAS",
+        ];
         const NOT_YOU: [&str; 4] = ["NOAUTH", "WRONGPASS", "NOPERM", "DENIED"];
         let code = error.code().unwrap_or_default();
         let place = place.to_string();

@@ -162,11 +162,9 @@ fn bytes(value: Value) -> Option<Vec<u8>> {
     }
 }
 
+/// An id; whether there is a job is told by the list before it, so "0" is an id like any other.
 fn text(value: Option<Value>) -> Option<String> {
-    value
-        .and_then(bytes)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .filter(|id| id != "0" && !id.is_empty())
+    value.and_then(bytes).and_then(|bytes| String::from_utf8(bytes).ok())
 }
 
 fn integer(value: Option<Value>) -> i64 {
@@ -206,7 +204,7 @@ mod tests {
     #[test]
     fn strange_answers_are_errors_and_not_panics() {
         assert!(read_fetched("s", Value::Array(vec![])).is_err());
-        let no_id = Value::Array(vec![Value::Array(vec![bulk("name")]), Value::Int(0)]);
+        let no_id = Value::Array(vec![Value::Array(vec![bulk("name")]), Value::Nil]);
         assert!(read_fetched("s", no_id).is_err());
         assert!(matches!(read_fetched("s", Value::Nil), Ok(Fetched::Nothing(Wait::Empty))));
     }

@@ -26,6 +26,8 @@ use uuid::Uuid;
 pub const LOCK_DURATION: Duration = Duration::from_secs(30);
 /// Renewal period.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(10);
+/// How often the clock is looked at.
+const LOOK: Duration = Duration::from_millis(500);
 /// A handler is cancelled this long before its lock can expire.
 const MARGIN: Duration = Duration::from_secs(4);
 
@@ -104,13 +106,20 @@ pub struct Leases {
     invocation: Uuid,
     sequence: AtomicU64,
     turns: AtomicU64,
+    interrupted: AtomicBool,
     book: Mutex<Book>,
 }
 
 impl Leases {
     /// No leases yet. The invocation is random, part of every token, and never used by another process.
     pub fn new(invocation: Uuid) -> Self {
-        Leases { invocation, sequence: AtomicU64::new(0), turns: AtomicU64::new(0), book: Mutex::default() }
+        Leases {
+            invocation,
+            sequence: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            interrupted: AtomicBool::new(false),
+            book: Mutex::default(),
+        }
     }
 
     /// This process life's id.
@@ -155,7 +164,18 @@ impl Leases {
         let mut book = self.book();
         book.fetching.remove(token);
         book.held.insert(job_id.to_string(), Arc::clone(&lease));
+        // Under the book's lock: a lease is either among those that `cancel_all` finds, or it finds the flag.
+        if self.interrupted.load(Ordering::Acquire) {
+            lease.cancel(Cancelled::Interrupted);
+        }
         lease
+    }
+
+    /// Whoever worked under this token is no more: what it held is neither renewed nor known from now on.
+    pub fn abandon(&self, token: &str) {
+        let mut book = self.book();
+        book.fetching.remove(token);
+        book.held.retain(|_, lease| lease.token != token);
     }
 
     /// The job is finished, handed back or lost.
@@ -178,10 +198,11 @@ impl Leases {
         self.book().held.values().cloned().collect()
     }
 
-    /// Tells every handler to stop.
-    pub fn cancel_all(&self, why: Cancelled) {
+    /// Tells every handler to stop, and every one that begins from now on.
+    pub fn interrupt_all(&self) {
+        self.interrupted.store(true, Ordering::Release);
         for lease in self.held() {
-            lease.cancel(why);
+            lease.cancel(Cancelled::Interrupted);
         }
     }
 
@@ -238,16 +259,26 @@ impl Renewer {
     }
 
     async fn run(&self) {
+        tokio::join!(self.watch_for_ever(), self.renew_for_ever());
+    }
+
+    /// Looks at the clock, whatever a renewal waits for: this is what protects a lease while Redis is silent.
+    async fn watch_for_ever(&self) {
+        loop {
+            self.leases.due(uptime_ms());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn renew_for_ever(&self) {
         let mut backoff = Backoff::default();
         let mut renewed_at = uptime_ms();
         loop {
-            // The look at the clock is more frequent than the renewal: it is what protects a lease while Redis is silent.
             let now = uptime_ms();
-            let leases = self.leases.due(now);
             let since = Duration::from_millis(u64::try_from(now - renewed_at).unwrap_or(0));
-            let mut pause = Duration::from_millis(500);
+            let mut pause = LOOK;
             if since >= RENEWAL_PERIOD || backoff.is_raised() {
-                match self.renew(&leases).await {
+                match self.renew(&self.leases.due(now)).await {
                     Ok(()) => {
                         renewed_at = now;
                         backoff.reset();

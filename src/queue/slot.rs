@@ -17,8 +17,10 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// How long a cancelled handler may take to let go before its job is handed back all the same.
-const LET_GO: Duration = Duration::from_millis(100);
+/// How long a cancelled handler and its notes may take to let go before its job is handed back all the same.
+const LET_GO: Duration = Duration::from_secs(1);
+/// How often a finish that Redis answers with an error is tried again: what is done should not be done twice.
+const REFUSALS: u32 = 15;
 
 /// What every slot of a consumer shares.
 pub(crate) struct Shared {
@@ -57,6 +59,13 @@ impl Shared {
             let next_lease = self.leases.fetched(&lease.token, &next.id, &next.name, asked_ms);
             self.leases.ended(&lease);
             (job, lease) = (next, next_lease);
+            // The finish was sent before the stop and answered after it: a drain starts no job.
+            if self.stop.is_cancelled() {
+                let span = crate::job_span!(id = job.id, name = job.name, attempt = job.attempt());
+                self.hand_back(&job, &lease, "fetched while the worker stops").instrument(span).await;
+                self.leases.ended(&lease);
+                return;
+            }
         }
     }
 
@@ -141,6 +150,7 @@ impl Shared {
         lease.finishing();
         let mut backoff = Backoff::default();
         let mut sent_before = false;
+        let mut refused = 0;
         loop {
             let wanted = !sent_before && !self.stop.is_cancelled() && self.processor.hold().is_none();
             let next = FetchNext { wanted, worker: &self.worker };
@@ -166,10 +176,11 @@ impl Shared {
                         return Token::Retired;
                     }
                 },
-                Err(error) if error.is_unavailable() => {
+                Err(error) if error.is_unavailable() || refused < REFUSALS => {
                     if !sent_before {
                         tracing::warn!("finishing is tried again: {error}");
                     }
+                    refused += u32::from(!error.is_unavailable());
                     sent_before = true;
                     // The script may have run, and may have taken a job with it.
                     self.suspicious.notify_one();

@@ -26,7 +26,7 @@ impl Queue {
     /// Hands back active jobs locked with a token of this invocation that it does not run. Says how many.
     pub async fn hand_back_orphans(&self, leases: &Leases, worker: &str) -> Result<usize, Error> {
         let prefix = leases.token_prefix();
-        let found: Vec<String> = OURS
+        let found: Vec<Vec<u8>> = OURS
             .call(
                 &self.link,
                 COMMAND_DEADLINE,
@@ -38,7 +38,8 @@ impl Queue {
         let held: HashSet<String> = leases.held().iter().map(|lease| lease.job_id.clone()).collect();
         let mut count = 0;
         for pair in found.chunks_exact(2) {
-            let (id, token) = (&pair[0], &pair[1]);
+            // An id that is no text cannot be finished by anybody who speaks BullMQ: it is left to the stalled check.
+            let (Ok(id), Ok(token)) = (str::from_utf8(&pair[0]), str::from_utf8(&pair[1])) else { continue };
             if leases.knows(token) || (token.is_empty() && held.contains(id)) {
                 continue;
             }
@@ -48,7 +49,7 @@ impl Queue {
                     None => continue,
                 }
             } else {
-                token.clone()
+                token.to_string()
             };
             // A counter that is no number ends the fetching script half-way, each time.
             self.mend_counters(id).await?;

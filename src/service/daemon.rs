@@ -16,7 +16,7 @@ use crate::{
         self, Queue,
         connection::{Fate, Link},
         consumer::{Consumer, Parts},
-        lease::{Cancelled, Leases, Renewer},
+        lease::{Leases, Renewer},
         pulse::{Pulse, Tally},
     },
     store::{Store, StoreError},
@@ -151,7 +151,7 @@ impl Daemon {
         tracing::info!(
             message_id = events::WORKER_STOPPED,
             "{}: {} done, {} failed, {} handed back",
-            if exit == Exit::Clean { "drained" } else { "stopped, and jobs were abandoned" },
+            if exit == Exit::Internal { "stopped, and jobs were abandoned" } else { "drained" },
             self.pulse.total(Tally::Completed),
             self.pulse.total(Tally::Failed),
             self.pulse.total(Tally::HandedBack)
@@ -164,9 +164,10 @@ impl Daemon {
     async fn consume(&self, consumer: &Consumer, signals: &mut Signals, stop: &CancellationToken) -> Exit {
         let consuming = consumer.run();
         tokio::pin!(consuming);
-        let signal = tokio::select! {
+        let (signal, clean) = tokio::select! {
             () = &mut consuming => return Exit::Internal,
-            signal = signals.next() => signal,
+            signal = signals.next() => (signal, Exit::Clean),
+            () = start::schema_excludes_us(&self.store) => ("a schema that excludes this release", Exit::Config),
         };
         let patience = self.config.worker.shutdown_timeout;
         let running = self.leases.held().len();
@@ -178,13 +179,13 @@ impl Daemon {
         );
         stop.cancel();
         tokio::select! {
-            () = &mut consuming => return Exit::Clean,
+            () = &mut consuming => return clean,
             signal = signals.next() => tracing::warn!("{signal} again: running jobs are handed back now"),
             () = tokio::time::sleep(patience) => tracing::warn!("the time to finish is over: running jobs are handed back"),
         }
-        self.leases.cancel_all(Cancelled::Interrupted);
+        self.leases.interrupt_all();
         tokio::select! {
-            () = &mut consuming => return Exit::Clean,
+            () = &mut consuming => return clean,
             signal = signals.next() => tracing::error!("{signal} a third time: the end"),
             () = tokio::time::sleep(HAND_BACK) => {}
         }
@@ -196,7 +197,7 @@ impl Daemon {
                 "abandoned: it could not be handed back and runs again when its lock has expired"
             );
         }
-        if self.leases.held().is_empty() { Exit::Clean } else { Exit::Internal }
+        if self.leases.held().is_empty() { clean } else { Exit::Internal }
     }
 
     fn parts(&self, blocking: Link) -> Parts {

@@ -90,6 +90,25 @@ pub async fn wait_for_first_fetch(manager: &Manager, pulse: &Pulse) {
     manager.ready(&pulse.condition().to_string());
 }
 
+/// How often a running worker asks whether the schema still fits.
+const SCHEMA_PERIOD: Duration = Duration::from_secs(60);
+
+/// Returns when a migration has excluded this release: a worker that would do harm stops.
+pub async fn schema_excludes_us(store: &Store) {
+    loop {
+        tokio::time::sleep(SCHEMA_PERIOD.mul_f64(rand::random_range(0.5..=1.0))).await;
+        if let Ok(SchemaState::TooNew { compatible_from }) = store.check_schema(Version::ours()).await {
+            tracing::error!(
+                message_id = events::WORKER_FAILED,
+                "the schema {} now needs floh-worker {compatible_from} or newer and this is {}; upgrade the package",
+                store.schema(),
+                Version::ours()
+            );
+            return;
+        }
+    }
+}
+
 async fn redis_answers(queue: &Queue) -> Result<(), Obstacle> {
     let _: String = queue.link.query(&redis::cmd("PING"), "PING", COMMAND_DEADLINE).await?;
     Ok(())

@@ -138,8 +138,8 @@ impl Store {
         }
     }
 
-    /// Notes how a lease ended; false if it was no longer ours, or its result is committed. Nothing depends on this:
-    /// it is for people, and for telling an interruption from a death.
+    /// Notes how a lease ended; false if it was no longer ours, or its result is committed. It tells an interruption from a
+    /// death, for people and for the recovery of stuck runs; no commit depends on it.
     pub async fn release(&self, lease: &Lease, how: Release) -> Result<bool, StoreError> {
         let client = self.client().await?;
         let sql = "UPDATE job_execution SET state = $3, updated_at = now()

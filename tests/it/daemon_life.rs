@@ -239,3 +239,130 @@ fn a_lease_lost_in_the_ledger_commits_nothing_and_the_job_does_not_wait_for_its_
     assert_eq!(fleet.effects().get("once"), Some(&1));
     assert!(worker.log().contains("lease lost"), "{}", worker.log());
 }
+
+#[test]
+fn a_job_that_arrives_with_a_late_answer_is_not_started_by_a_drain() {
+    let mut fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[]);
+    let first = fleet.add(6, "test.sleep", json!({"ms": 700}), json!({}));
+    let second = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({}));
+    fleet.wait_state(6, &first, "active", SOON);
+    // The finish of the first, which takes the second, is answered only when the pause is over.
+    let _: String = fleet.redis("CLIENT", &[&"PAUSE", &3000, &"ALL"]);
+    std::thread::sleep(Duration::from_millis(1200));
+    let asked = Instant::now();
+    worker.stop();
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let job = fleet.job(6, &second);
+    assert_eq!((&job["state"], &job["attemptsMade"]), (&json!("waiting"), &json!(0)), "{job:#}\n{}", worker.log());
+}
+
+#[test]
+fn a_database_that_takes_no_writes_is_as_good_as_down() {
+    let mut fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    fleet.sql("ALTER SYSTEM SET default_transaction_read_only = on");
+    fleet.sql("SELECT pg_reload_conf()");
+    let id = fleet.add(6, "test.effect", json!({"key": "once"}), json!({"attempts": 1}));
+    wait_for("the status", SOON, || status_contains(&_worker, "not fetching:"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(fleet.starts(&id).len() <= 3, "it is not fetched over and over: {:?}", fleet.starts(&id));
+    fleet.sql("ALTER SYSTEM RESET default_transaction_read_only");
+    fleet.sql("SELECT pg_reload_conf()");
+    let job = fleet.wait_state(6, &id, "completed", Duration::from_secs(30));
+    assert_eq!(job["attemptsMade"], 1, "{job:#}");
+}
+
+#[test]
+fn a_redis_that_cannot_save_gets_the_finish_when_it_can_again() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[]);
+    let _: String = fleet.redis("CONFIG", &[&"SET", &"save", &"3600 1"]);
+    let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 2000}), json!({"attempts": 1}));
+    fleet.wait_state(6, &id, "active", SOON);
+    // Its folder is gone, so a save fails, and from then on Redis refuses every write.
+    std::fs::remove_dir_all(fleet.redis.folder()).unwrap();
+    let _: String = fleet.redis("BGSAVE", &[]);
+    wait_for("the refusal", SOON, || worker.log().contains("MISCONF").then_some(()));
+    let _: String = fleet.redis("CONFIG", &[&"SET", &"stop-writes-on-bgsave-error", &"no"]);
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(job["attemptsMade"], 1, "{job:#}");
+    assert_eq!(fleet.starts(&id).len(), 1, "it ran once:\n{}", worker.log());
+}
+
+#[test]
+fn a_job_whose_lock_was_taken_away_is_cancelled_and_commits_nothing() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[]);
+    let id = fleet.add(6, "test.effect", json!({"key": "never", "ms": 14_000}), json!({}));
+    fleet.wait_state(6, &id, "active", SOON);
+    let lock = fleet.key(&format!("{id}:lock"));
+    let _: String = fleet.redis("SET", &[&lock, &"somebody else", &"PX", &60_000]);
+    wait_for("the renewal to notice", Duration::from_secs(13), || {
+        worker.log().contains("the lock is no longer ours").then_some(())
+    });
+    wait_for("the slot to be free", SOON, || worker.log().contains("lease lost").then_some(()));
+    let other = fleet.add(6, "test.echo", json!({}), json!({}));
+    fleet.wait_state(6, &other, "completed", SOON);
+    assert!(fleet.effects().is_empty(), "{:?}", fleet.effects());
+}
+
+#[test]
+fn what_was_committed_and_not_acknowledged_is_acknowledged_and_not_run_again() {
+    let mut fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[]);
+    let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 1500}), json!({"attempts": 1}));
+    fleet.wait_state(6, &id, "active", SOON);
+    let _: String = fleet.redis("SAVE", &[]);
+    fleet.redis.down();
+    wait_for("the commit", SOON, || (fleet.effects().get("once") == Some(&1)).then_some(()));
+    worker.kill();
+    fleet.redis.up();
+    // Time passes faster: its lock has expired, and the check that marks it has been.
+    let mut connection = redis::Client::open(fleet.redis.url()).unwrap().get_connection().unwrap();
+    let _: i64 = redis::cmd("DEL").arg(fleet.key(&format!("{id}:lock"))).query(&mut connection).unwrap();
+    let _: i64 = redis::cmd("DEL").arg(fleet.key("stalled-check")).query(&mut connection).unwrap();
+    let _: i64 = redis::cmd("SADD").arg(fleet.key("stalled")).arg(&id).query(&mut connection).unwrap();
+    let successor = fleet.worker("2", &[]);
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(job["returnvalue"], json!({"key": "once"}), "{job:#}");
+    assert_eq!(fleet.effects().get("once"), Some(&1));
+    assert!(successor.log().contains("committed and not acknowledged"), "{}", successor.log());
+}
+
+#[test]
+fn after_any_fault_of_redis_the_next_job_is_picked_up_within_five_seconds() {
+    let mut fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    let fault = |name: &str, fleet: &mut Fleet| {
+        let ended = Instant::now();
+        let id = fleet.add(6, "test.echo", json!({}), json!({}));
+        fleet.wait_state(6, &id, "completed", Duration::from_secs(20));
+        assert!(ended.elapsed() < Duration::from_secs(5), "{name}: {:?}", ended.elapsed());
+    };
+    fleet.redis.freeze();
+    std::thread::sleep(Duration::from_secs(7));
+    fleet.redis.thaw();
+    fault("frozen", &mut fleet);
+    let _: String = fleet.redis("CLIENT", &[&"PAUSE", &5000, &"ALL"]);
+    std::thread::sleep(Duration::from_secs(5));
+    fault("paused", &mut fleet);
+    let _: i64 = fleet.redis("CLIENT", &[&"KILL", &"TYPE", &"normal", &"SKIPME", &"yes"]);
+    fault("connections killed", &mut fleet);
+}
+
+#[test]
+fn an_id_of_0_is_an_id_like_any_other() {
+    let mut fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    let (hash, wait, marker) = (fleet.key("0"), fleet.key("wait"), fleet.key("marker"));
+    for (field, value) in [("name", "test.echo"), ("data", "{}"), ("opts", "{}"), ("timestamp", "1700000000000")] {
+        let _: i64 = fleet.redis("HSET", &[&hash, &field, &value]);
+    }
+    let _: i64 = fleet.redis("LPUSH", &[&wait, &"0"]);
+    let _: i64 = fleet.redis("ZADD", &[&marker, &0, &"0"]);
+    wait_for("its completion", SOON, || {
+        let score: Option<f64> = fleet.redis("ZSCORE", &[&fleet.key("completed"), &"0"]);
+        score.map(|_| ())
+    });
+}
