@@ -17,10 +17,8 @@ pub fn ready_machine() -> Machine {
     machine.ok("flohctl migrate");
     // The workers' own periodic job is left to a scheduler that never makes any, so that tests may count jobs at every
     // quarter of an hour.
-    machine.ok(
-        "R=bull:workflow-scheduler:repeat; redis-cli ZADD $R 4102444800000 tests:none; \
-         redis-cli HSET $R:tests:none name stuck-run-recovery pattern '0 0 1 1 *' tz UTC",
-    );
+    machine.ok("R=bull:workflow-scheduler:repeat; redis-cli ZADD $R 4102444800000 tests:none; \
+         redis-cli HSET $R:tests:none name stuck-run-recovery pattern '0 0 1 1 *' tz UTC");
     machine
 }
 
