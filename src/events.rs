@@ -70,8 +70,6 @@ events! {
     JOB_LOST = "e617e26f831b45d5a705df5b2ceaf8e0";
     /// A job whose worker vanished was put back into the queue.
     JOB_STALLED = "83bc9f28ef0b473ba359f12920b98441";
-    /// A job that this instance's previous invocation held was given back at once.
-    JOB_RECLAIMED = "7b52071b1f7c452e948a21e049237c23";
     /// The job could not be run at all: an unknown name, or data that cannot be read.
     JOB_REFUSED = "b9aa62e01f36408f82c6008baef19da1";
     /// One option of a job could not be read and is ignored.

@@ -17,20 +17,26 @@ const REMINDER: Duration = Duration::from_secs(30);
 enum Obstacle {
     /// It may come: wait.
     Wait(String),
-    /// It will not: end.
-    Fatal(String),
+    /// The schema is missing or too old; somebody may migrate it: wait.
+    Schema(String),
+    /// It will not: end. With the kind of event that this is.
+    Fatal(&'static str, String),
 }
 
 impl From<queue::Error> for Obstacle {
     fn from(error: queue::Error) -> Obstacle {
-        if error.is_fatal() { Obstacle::Fatal(error.to_string()) } else { Obstacle::Wait(error.to_string()) }
+        if error.is_fatal() {
+            Obstacle::Fatal(events::WORKER_FAILED, error.to_string())
+        } else {
+            Obstacle::Wait(error.to_string())
+        }
     }
 }
 
 impl From<StoreError> for Obstacle {
     fn from(error: StoreError) -> Obstacle {
         match error.policy() {
-            crate::store::Policy::Fatal => Obstacle::Fatal(error.to_string()),
+            crate::store::Policy::Fatal => Obstacle::Fatal(events::WORKER_FAILED, error.to_string()),
             _ => Obstacle::Wait(error.to_string()),
         }
     }
@@ -51,11 +57,17 @@ pub async fn wait_for_dependencies(manager: &Manager, queue: &Queue, store: &Sto
         }
         let mut waits = Vec::new();
         let mut fatal = false;
+        // What is missing first names the kind: without a server nobody can migrate.
+        let mut event = events::SCHEMA_WAITING;
         for obstacle in obstacles {
             match obstacle {
-                Obstacle::Wait(why) => waits.push(why),
-                Obstacle::Fatal(why) => {
-                    tracing::error!(message_id = events::WORKER_FAILED, "{why}");
+                Obstacle::Wait(why) => {
+                    event = events::DEPENDENCY_DOWN;
+                    waits.push(why);
+                }
+                Obstacle::Schema(why) => waits.push(why),
+                Obstacle::Fatal(event, why) => {
+                    tracing::error!(message_id = event, "{why}");
                     manager.status(&why);
                     fatal = true;
                 }
@@ -68,7 +80,7 @@ pub async fn wait_for_dependencies(manager: &Manager, queue: &Queue, store: &Sto
         manager.extend_start(EXTENSION);
         manager.status(&sentence);
         if told.0 != sentence || told.1.elapsed() >= REMINDER {
-            tracing::warn!(message_id = events::DEPENDENCY_DOWN, "{sentence}");
+            tracing::warn!(message_id = event, "{sentence}");
             told = (sentence, Instant::now());
         }
         tokio::time::sleep(backoff.next_delay()).await;
@@ -118,16 +130,19 @@ async fn database_fits(store: &Store) -> Result<(), Obstacle> {
     match store.check_schema(Version::ours()).await? {
         SchemaState::Ready { .. } => Ok(()),
         SchemaState::NotMigrated => {
-            Err(Obstacle::Wait(format!("the schema {} is not there; run `flohctl migrate`", store.schema())))
+            Err(Obstacle::Schema(format!("the schema {} is not there; run `flohctl migrate`", store.schema())))
         }
-        SchemaState::OlderThanNeeded { found, needed } => Err(Obstacle::Wait(format!(
+        SchemaState::OlderThanNeeded { found, needed } => Err(Obstacle::Schema(format!(
             "the schema {} has version {found} and this worker needs {needed}; run `flohctl migrate`",
             store.schema()
         ))),
-        SchemaState::TooNew { compatible_from } => Err(Obstacle::Fatal(format!(
-            "the schema {} needs floh-worker {compatible_from} or newer and this is {}; upgrade the package",
-            store.schema(),
-            Version::ours()
-        ))),
+        SchemaState::TooNew { compatible_from } => Err(Obstacle::Fatal(
+            events::SCHEMA_REFUSED,
+            format!(
+                "the schema {} needs floh-worker {compatible_from} or newer and this is {}; upgrade the package",
+                store.schema(),
+                Version::ours()
+            ),
+        )),
     }
 }

@@ -3,7 +3,12 @@
 use crate::{
     config::Config,
     jobs,
-    queue::{Queue, connection::Backoff, lease::Leases, schedulers},
+    queue::{
+        Queue,
+        connection::Backoff,
+        lease::Leases,
+        schedulers::{self, Outcome},
+    },
     store::{Store, WorkerInstance},
 };
 use std::{sync::Arc, time::Duration};
@@ -57,7 +62,8 @@ impl Upkeep {
         loop {
             match schedulers::ensure(&self.queue, &self.schedulers).await {
                 Ok(outcomes) => {
-                    outcomes.iter().filter(|outcome| !before.contains(*outcome)).for_each(schedulers::Outcome::tell);
+                    let news = |outcome: &&Outcome| outcome.done.is_change() || !before.contains(*outcome);
+                    outcomes.iter().filter(news).for_each(Outcome::tell);
                     before = outcomes;
                     backoff.reset();
                     tokio::time::sleep(SCHEDULERS_PERIOD.mul_f64(rand::random_range(0.5..1.0))).await;

@@ -136,6 +136,17 @@ fn it_waits_for_redis_for_postgresql_for_a_name_and_for_the_schema_and_says_so()
 }
 
 #[test]
+fn the_schema_can_be_migrated_again_after_a_worker_has_used_it() {
+    let fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[]);
+    let migrated = fleet.flohctl(&["migrate"]);
+    assert!(migrated.status.success(), "{}", migrated.stderr);
+    worker.stop();
+    let migrated = fleet.flohctl(&["migrate"]);
+    assert!(migrated.status.success(), "{}", migrated.stderr);
+}
+
+#[test]
 fn what_waiting_cannot_heal_ends_it_with_78_and_one_clear_line() {
     let fleet = Fleet::start();
     let guarded = RedisServer::start_with(&["--requirepass", "right"]);

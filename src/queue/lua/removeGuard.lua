@@ -1,8 +1,8 @@
--- A scheduler is not removed while an iteration of it is due, unless the caller says so.
--- KEYS[1] the set of schedulers; ARGV[1] id, ARGV[2] prefix of all keys, ARGV[3] 'always' or ''
+-- A scheduler is not removed while an iteration of it is due.
+-- KEYS[1] the set of schedulers; ARGV[1] id, ARGV[2] prefix of all keys
 do
   local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
-  if score and ARGV[3] ~= 'always' then
+  if score then
     local time = redis.call('TIME')
     local iteration = ARGV[2] .. 'repeat:' .. ARGV[1] .. ':' .. score
     local due = tonumber(score) <= time[1] * 1000 + math.floor(time[2] / 1000)

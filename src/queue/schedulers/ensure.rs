@@ -9,12 +9,15 @@ use super::{
     repeat::{Next, Repeat},
     stored::Stored,
 };
-use crate::queue::{
-    Error, Queue,
-    connection::COMMAND_DEADLINE,
-    lease::pack,
-    options,
-    scripts::{ADD_JOB_SCHEDULER, REMOVE_JOB_SCHEDULER, Script},
+use crate::{
+    events,
+    queue::{
+        Error, Queue,
+        connection::COMMAND_DEADLINE,
+        lease::pack,
+        options,
+        scripts::{ADD_JOB_SCHEDULER, REMOVE_JOB_SCHEDULER, Script},
+    },
 };
 use chrono::DateTime;
 use redis::Value as Answer;
@@ -92,8 +95,17 @@ pub enum Done {
     Due,
     /// Somebody else's scheduler or repeatable, of this id, runs the job.
     LeftTo(String),
-    /// It was no longer wanted.
-    Removed,
+}
+
+impl Done {
+    /// Whether something was written. That is news each time; the rest is the same at every look.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        match self {
+            Done::Added(_) | Done::Changed(_) | Done::Mended(_) => true,
+            Done::Kept | Done::Due | Done::LeftTo(_) => false,
+        }
+    }
 }
 
 impl Outcome {
@@ -103,20 +115,40 @@ impl Outcome {
         let at = |ms: &i64| DateTime::from_timestamp_millis(*ms).map(|at| at.to_rfc3339()).unwrap_or_default();
         match done {
             Done::Kept => tracing::debug!("scheduler {scheduler} stands"),
-            Done::Added(next) => tracing::info!("scheduler {scheduler} added, due at {}", at(next)),
-            Done::Changed(next) => tracing::info!("scheduler {scheduler} changed, due at {}", at(next)),
-            Done::Mended(next) => {
-                tracing::warn!("scheduler {scheduler} had no next iteration: mended, due at {}", at(next));
+            Done::Added(next) => {
+                tracing::info!(
+                    message_id = events::SCHEDULER_ADDED,
+                    "scheduler {scheduler} added, due at {}",
+                    at(next)
+                );
             }
-            Done::Due => tracing::info!("scheduler {scheduler} will be changed when its due iteration has run"),
-            Done::LeftTo(other) => tracing::info!("scheduler {scheduler} is not needed: {other} runs the same job"),
-            Done::Removed => tracing::info!("scheduler {scheduler} removed"),
+            Done::Changed(next) => {
+                tracing::info!(
+                    message_id = events::SCHEDULER_ADDED,
+                    "scheduler {scheduler} changed, due at {}",
+                    at(next)
+                );
+            }
+            Done::Mended(next) => tracing::warn!(
+                message_id = events::SCHEDULER_ADDED,
+                "scheduler {scheduler} had no next iteration: mended, due at {}",
+                at(next)
+            ),
+            Done::Due => tracing::info!(
+                message_id = events::SCHEDULER_SKIPPED,
+                "scheduler {scheduler} will be changed when its due iteration has run"
+            ),
+            Done::LeftTo(other) => tracing::info!(
+                message_id = events::SCHEDULER_SKIPPED,
+                "scheduler {scheduler} is not needed: {other} runs the same job"
+            ),
         }
     }
 }
 
-/// Makes the schedulers of the wanted jobs what they should be and removes ours that are no longer wanted. Any number of
-/// workers may do this at once, and at any time.
+/// Makes the schedulers of the wanted jobs what they should be. Any number of workers may do this at once, and at any
+/// time. One of ours that this worker does not want stays: another worker, with other settings or of another release,
+/// may want it, and the schedulers are the whole fleet's.
 ///
 /// # Errors
 /// Redis cannot be reached or answers with an error, or a pattern cannot be read.
@@ -130,13 +162,6 @@ pub async fn ensure(queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Outcome>, E
         };
         outcomes.push(outcome);
     }
-    let unwanted =
-        |ours: &&Stored| ours.id.starts_with(ID_PREFIX) && !wanted.iter().any(|builtin| ours.id == builtin.id);
-    for ours in stored.iter().filter(unwanted) {
-        if remove(queue, &ours.id, true).await? {
-            outcomes.push(Outcome { scheduler: ours.id.clone(), done: Done::Removed });
-        }
-    }
     Ok(outcomes)
 }
 
@@ -146,22 +171,23 @@ fn is_foreign(stored: &Stored, job: &str) -> bool {
 
 /// Somebody else schedules the job: ours, if it was there before, goes, but not with an iteration that is due.
 async fn leave_to(queue: &Queue, builtin: &Builtin, other: &Stored) -> Result<Outcome, Error> {
-    remove(queue, &builtin.id, false).await?;
+    remove(queue, &builtin.id).await?;
     Ok(Outcome { scheduler: builtin.id.clone(), done: Done::LeftTo(other.id.clone()) })
 }
 
-async fn remove(queue: &Queue, id: &str, always: bool) -> Result<bool, Error> {
+/// Removes a scheduler and its pending iteration, if it is there and no iteration of it is due.
+async fn remove(queue: &Queue, id: &str) -> Result<(), Error> {
     let keys = &queue.keys;
-    let answer: i64 = REMOVE
+    let _: i64 = REMOVE
         .call(
             &queue.link,
             COMMAND_DEADLINE,
             &[&keys.repeat, &keys.delayed, &keys.events],
             queue.settle(),
-            &[id.as_bytes(), keys.base.as_bytes(), if always { b"always" } else { b"" }],
+            &[id.as_bytes(), keys.base.as_bytes()],
         )
         .await?;
-    Ok(answer == 0)
+    Ok(())
 }
 
 async fn make(queue: &Queue, builtin: &Builtin) -> Result<Outcome, Error> {

@@ -160,19 +160,23 @@ async fn a_repeatable_of_npm_5_for_the_job_is_left_alone_too() {
 }
 
 #[tokio::test]
-async fn ours_that_is_no_longer_wanted_goes_and_nothing_else() {
+async fn a_worker_without_the_key_leaves_the_scheduler_of_one_with_it_alone() {
     let mut bench = Bench::start().await;
-    let both = [nightly("30 2 * * *"), Builtin::new("audit-checkpoint", "0 * * * *")];
-    assert_eq!(ensure(&bench.queue, &both).await.unwrap().len(), 2);
-    bench.peer.call(6, "upsertScheduler", json!({"scheduler": "theirs", "repeat": {"pattern": "0 4 * * *"}}));
-    let outcomes = ensure(&bench.queue, &both[..1]).await.unwrap();
-    let removed = Outcome { scheduler: "floh-worker:audit-checkpoint".into(), done: Done::Removed };
-    assert!(outcomes.contains(&removed), "{outcomes:?}");
-    let mut left: Vec<_> = bench.schedulers().await.into_iter().map(|(id, _)| id).collect();
-    left.sort();
-    assert_eq!(left, [ID, "theirs"]);
-    assert_eq!(bench.delayed().await.len(), 2);
-    assert!(ensure(&bench.queue, &both[..1]).await.unwrap().iter().all(|outcome| outcome.done == Done::Kept));
+    let with_key = [nightly("30 2 * * *"), Builtin::new("audit-checkpoint", "0 * * * *")];
+    let without_key = &with_key[..1];
+    assert_eq!(ensure(&bench.queue, &with_key).await.unwrap().len(), 2);
+    let (schedulers, delayed) = (bench.schedulers().await, bench.delayed().await);
+    assert_eq!((schedulers.len(), delayed.len()), (2, 2));
+    assert_eq!(done(&bench.queue, without_key).await, Done::Kept);
+    assert_eq!((bench.schedulers().await, bench.delayed().await), (schedulers, delayed));
+    // Not over a due iteration either.
+    let missed = bench.pass("floh-worker:audit-checkpoint", DAY).await;
+    let delayed = bench.delayed().await;
+    assert!(delayed.contains(&format!("repeat:floh-worker:audit-checkpoint:{missed}")), "{delayed:?}");
+    assert_eq!(done(&bench.queue, without_key).await, Done::Kept);
+    assert_eq!((bench.schedulers().await.len(), bench.delayed().await), (2, delayed));
+    let outcomes = ensure(&bench.queue, &with_key).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| outcome.done == Done::Kept), "{outcomes:?}");
 }
 
 #[tokio::test]
