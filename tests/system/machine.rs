@@ -145,7 +145,7 @@ impl Machine {
 
     /// One property of a unit.
     pub fn show(&self, unit: &str, property: &str) -> String {
-        self.ok(&format!("systemctl show --value -p {property} {unit}"))
+        self.ok(&format!("systemctl show --value -p {property} '{unit}'"))
     }
 }
 
