@@ -4,6 +4,7 @@
 //!
 //! * [`config`]: the environment, read once into one typed [`config::Config`];
 //! * [`service`]: the daemon's life under systemd: start, ready, watch, drain, stop, journal;
+//! * [`cron`]: cron expressions with npm's meaning, for schedules in the configuration and in the queue;
 //! * [`queue`]: BullMQ: connection, scripts, consumer, leases, schedulers; knows no job and no table;
 //! * [`jobs`]: the registry from a job's name to its handler, and one file per job;
 //! * [`audit`]: checkpoints over the audit log's hash chain, and its verification;
@@ -11,11 +12,13 @@
 //! * [`cli`]: `flohctl`, one file per command.
 //!
 //! Imports point one way: bin → service, cli → jobs → audit → store, and beside them jobs, service, cli → queue.
-//! Everything may use [`config`]'s plain values and log with the ids of [`events`].
+//! [`config`] and [`queue`] read schedules with [`cron`]. Everything may use [`config`]'s plain values and log with the
+//! ids of [`events`].
 
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod cron;
 pub mod events;
 pub mod jobs;
 pub mod queue;

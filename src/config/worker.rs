@@ -100,7 +100,7 @@ fn cron(text: &str) -> Result<(), String> {
     if !(5..=6).contains(&fields) && !text.starts_with('@') {
         return Err("a cron expression with five fields (or six, with seconds) is expected".to_string());
     }
-    crate::queue::cron::check(text).map_err(|reason| format!("a cron expression is expected: {reason}"))
+    crate::cron::check(text).map_err(|reason| format!("a cron expression is expected: {reason}"))
 }
 
 pub(super) fn log_level(reader: &mut Reader) -> LogLevel {

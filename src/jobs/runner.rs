@@ -41,13 +41,12 @@ impl Runner {
 
     async fn run(&self, execution: Arc<Execution>) -> Outcome {
         let job = &execution.job;
-        let fail = |reason: String| Outcome::Failed(Failure { reason, stack: None, retry: false });
         let Some(handler) = self.registry.get(&job.name) else {
-            return fail(self.registry.unknown(&job.name));
+            return Outcome::Failed(Failure::refused(self.registry.unknown(&job.name)));
         };
         let data = match job.data() {
             Ok(data) => data,
-            Err(reason) => return fail(reason),
+            Err(reason) => return Outcome::Failed(Failure::refused(reason)),
         };
         let lease = match self.take(&execution).await {
             Ok(Take::Taken(lease)) => lease,
@@ -161,8 +160,8 @@ impl Runner {
         let committed = context.committed.load(Ordering::Acquire).then_some(epoch);
         match result {
             Ok(value) => Outcome::Completed { value, epoch: committed },
-            Err(JobError::Retry(reason)) => Outcome::Failed(Failure { reason, stack: None, retry: true }),
-            Err(JobError::Fail(reason)) => Outcome::Failed(Failure { reason, stack: None, retry: false }),
+            Err(JobError::Retry(reason)) => Outcome::Failed(Failure::again(reason)),
+            Err(JobError::Fail(reason)) => Outcome::Failed(Failure::for_good(reason)),
             Err(JobError::LeaseLost(why)) => Outcome::Lost(why),
             Err(JobError::Interrupted(why)) => Outcome::Interrupted(why),
             Err(JobError::Unavailable(why)) => {
@@ -196,7 +195,7 @@ impl Runner {
     fn interrupted_by(&self, error: &StoreError) -> Outcome {
         let why = error.to_string();
         match error.policy() {
-            store::Policy::Fail => Outcome::Failed(Failure { reason: why, stack: None, retry: true }),
+            store::Policy::Fail => Outcome::Failed(Failure::again(why)),
             store::Policy::Yield => Outcome::Lost(why),
             store::Policy::Retry => Outcome::Interrupted(why),
             _ => {

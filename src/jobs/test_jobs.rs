@@ -10,11 +10,11 @@ use std::time::Duration;
 
 /// Makes the table that `test.effect` writes to.
 pub async fn prepare(store: &Store) -> Result<(), StoreError> {
-    // Several workers start at once, and IF NOT EXISTS alone does not keep them from colliding.
-    let sql = "SELECT pg_advisory_lock(7421); \
+    // Several workers start at once, and IF NOT EXISTS alone does not keep them from colliding. The statements of one
+    // round trip are one transaction, so the lock is held until the table is visible.
+    let sql = "SELECT pg_advisory_xact_lock(7421); \
                CREATE TABLE IF NOT EXISTS test_effect (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL, \
-               job_id text NOT NULL, epoch bigint NOT NULL, instance text NOT NULL, at timestamptz NOT NULL DEFAULT now()); \
-               SELECT pg_advisory_unlock(7421)";
+               job_id text NOT NULL, epoch bigint NOT NULL, instance text NOT NULL, at timestamptz NOT NULL DEFAULT now())";
     store.client().await?.batch_execute(sql).await?;
     Ok(())
 }

@@ -36,6 +36,8 @@ pub struct Reason {
     pub text: String,
     /// All stack traces that the job keeps.
     pub stacktrace: Vec<String>,
+    /// Whether the job could not be run at all; only for the log.
+    pub refused: bool,
 }
 
 /// What a finishing script answered.

@@ -6,7 +6,6 @@
 pub mod add;
 pub mod connection;
 pub mod consumer;
-pub mod cron;
 pub mod error;
 pub mod fetch;
 pub mod finish;

@@ -43,6 +43,25 @@ pub struct Failure {
     pub stack: Option<String>,
     /// Whether another attempt may help.
     pub retry: bool,
+    /// Whether the job could not be run at all: an unknown name, or data that cannot be read.
+    pub refused: bool,
+}
+
+impl Failure {
+    /// The attempt failed; another one may help.
+    pub fn again(reason: impl Into<String>) -> Failure {
+        Failure { reason: reason.into(), stack: None, retry: true, refused: false }
+    }
+
+    /// The attempt failed, and no other will help.
+    pub fn for_good(reason: impl Into<String>) -> Failure {
+        Failure { retry: false, ..Failure::again(reason) }
+    }
+
+    /// There was no attempt: the job cannot be run.
+    pub fn refused(reason: impl Into<String>) -> Failure {
+        Failure { refused: true, ..Failure::for_good(reason) }
+    }
 }
 
 /// One attempt in progress.

@@ -95,8 +95,11 @@ impl Shared {
     /// Runs the handler in a task of its own, so that a panic ends only it and a cancellation need not wait for it.
     async fn outcome(self: &Arc<Self>, execution: &Arc<Execution>) -> Outcome {
         let job = &execution.job;
-        if let Some(reason) = job.defect.clone().or_else(|| job.deferred_failure.clone()) {
-            return Outcome::Failed(Failure { reason, stack: None, retry: false });
+        if let Some(reason) = &job.defect {
+            return Outcome::Failed(Failure::refused(reason));
+        }
+        if let Some(reason) = &job.deferred_failure {
+            return Outcome::Failed(Failure::for_good(reason));
         }
         let processing = Arc::clone(&self.processor).process(Arc::clone(execution));
         let mut task = tokio::spawn(panics::catch(processing).in_current_span());
@@ -118,11 +121,9 @@ impl Shared {
         };
         match joined {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(panic)) => Outcome::Failed(Failure {
-                reason: format!("panic: {}", panic.message),
-                stack: panic.stack,
-                retry: true,
-            }),
+            Ok(Err(panic)) => {
+                Outcome::Failed(Failure { stack: panic.stack, ..Failure::again(format!("panic: {}", panic.message)) })
+            }
             Err(error) => Outcome::Interrupted(format!("the handler's task ended: {error}")),
         }
     }
@@ -163,7 +164,10 @@ impl Shared {
                         Fetched::Nothing(_) => Token::Retired,
                     };
                 }
-                Ok(Finished::Refused(refusal)) => match self.judge(job, lease, refusal, sent_before).await {
+                Ok(Finished::Refused(refusal)) => match self
+                    .judge(job, lease, refusal, Before::call(sent_before, matches!(ending, Ending::Retried(..))))
+                    .await
+                {
                     Verdict::Done => {
                         self.tell(&ending, took);
                         return Token::Retired;
@@ -198,25 +202,21 @@ impl Shared {
         }
     }
 
-    async fn judge(&self, job: &Job, lease: &Lease, refusal: Refusal, sent_before: bool) -> Verdict {
+    /// What a refusal means. With a call before it whose answer was lost, a job that is gone or moved on is what that
+    /// call did.
+    async fn judge(&self, job: &Job, lease: &Lease, refusal: Refusal, before: Before) -> Verdict {
         let lost = |why: &str| Verdict::Lost(why.to_string());
         match refusal {
-            Refusal::PendingChildren => Verdict::Instead(Failure {
-                reason: "the job has children that are pending".into(),
-                stack: None,
-                retry: true,
-            }),
-            Refusal::FailedChildren => {
-                Verdict::Instead(Failure { reason: "the job has failed children".into(), stack: None, retry: true })
-            }
+            Refusal::PendingChildren => Verdict::Instead(Failure::again("the job has children that are pending")),
+            Refusal::FailedChildren => Verdict::Instead(Failure::again("the job has failed children")),
+            Refusal::OthersLock if before == Before::Requeued => Verdict::Done,
             Refusal::OthersLock => lost("another worker holds its lock"),
             Refusal::Unknown(code) => lost(&format!("the script answered {code}")),
-            // With a call before it whose answer was lost, a job that is gone or moved on is what that call did.
-            Refusal::Missing if sent_before => Verdict::Done,
+            Refusal::Missing if before != Before::Nothing => Verdict::Done,
             Refusal::Missing => lost("its hash is gone: it was removed"),
             Refusal::NoLock | Refusal::NotActive => match self.place(&job.id).await {
-                Place::Finished if sent_before => Verdict::Done,
-                Place::Waiting if sent_before => Verdict::Done,
+                Place::Finished if before != Before::Nothing => Verdict::Done,
+                Place::Waiting if before == Before::Requeued => Verdict::Done,
                 Place::Active => match self.queue.relock(&job.id, &lease.token).await {
                     Ok(true) => Verdict::Again,
                     Ok(false) => lost("another worker holds its lock"),
@@ -256,26 +256,34 @@ impl Shared {
     async fn hand_back(&self, job: &Job, lease: &Lease, why: &str) {
         lease.finishing();
         let mut backoff = Backoff::default();
-        loop {
+        let mut sent_before = false;
+        let refused = loop {
             match self.queue.hand_back(&job.id, &lease.token).await {
-                Ok(Ok(())) => {
-                    self.pulse.count(Tally::HandedBack);
-                    tracing::warn!(message_id = events::JOB_HANDED_BACK, "handed back, no attempt charged: {why}");
-                    return;
+                Ok(Ok(())) => break None,
+                Ok(Err(refusal)) => match self.judge(job, lease, refusal, Before::call(sent_before, true)).await {
+                    Verdict::Done => break None,
+                    Verdict::Again => sent_before = true,
+                    Verdict::Instead(failure) => break Some(failure.reason),
+                    Verdict::Lost(why) => break Some(why),
+                },
+                Err(error) if error.is_unavailable() => {
+                    sent_before = true;
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
-                Ok(Err(refusal)) => {
-                    self.pulse.count(Tally::Lost);
-                    tracing::error!(
-                        message_id = events::JOB_ABANDONED,
-                        "could not be handed back ({refusal:?}): {why}"
-                    );
-                    return;
-                }
-                Err(error) if error.is_unavailable() => tokio::time::sleep(backoff.next_delay()).await,
-                Err(error) => {
-                    tracing::error!(message_id = events::JOB_ABANDONED, "could not be handed back: {error}");
-                    return;
-                }
+                Err(error) => break Some(error.to_string()),
+            }
+        };
+        match refused {
+            None => {
+                self.pulse.count(Tally::HandedBack);
+                tracing::warn!(message_id = events::JOB_HANDED_BACK, "handed back, no attempt charged: {why}");
+            }
+            Some(refused) => {
+                self.pulse.count(Tally::Lost);
+                tracing::error!(
+                    message_id = events::JOB_ABANDONED,
+                    "could not be handed back, because {refused}: {why}"
+                );
             }
         }
     }
@@ -317,7 +325,8 @@ impl Shared {
             }
             Ending::Failed(reason) => {
                 self.pulse.count(Tally::Failed);
-                tracing::error!(message_id = events::JOB_FAILED, "failed after {took:.3} s: {}", reason.text);
+                let kind = if reason.refused { events::JOB_REFUSED } else { events::JOB_FAILED };
+                tracing::error!(message_id = kind, "failed after {took:.3} s: {}", reason.text);
             }
             Ending::Retried(reason, delay) => {
                 self.pulse.count(Tally::Retried);
@@ -332,6 +341,27 @@ impl Shared {
     }
 }
 
+/// What a call before this one, whose answer was lost, would have done with the job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// There was none.
+    Nothing,
+    /// Ended it.
+    Ended,
+    /// Put it back into the queue, where others may have taken it since.
+    Requeued,
+}
+
+impl Before {
+    fn call(sent: bool, requeues: bool) -> Before {
+        match (sent, requeues) {
+            (false, _) => Before::Nothing,
+            (true, false) => Before::Ended,
+            (true, true) => Before::Requeued,
+        }
+    }
+}
+
 enum Verdict {
     Done,
     Again,
@@ -342,7 +372,8 @@ enum Verdict {
 /// Whether a failure is for good, or how long to wait for the next attempt.
 fn ending_of(job: &Job, failure: Failure) -> Ending {
     let stack = failure.stack.as_deref().unwrap_or(&failure.reason);
-    let reason = Reason { text: failure.reason.clone(), stacktrace: job.stacktrace_with(Some(stack)) };
+    let reason =
+        Reason { text: failure.reason.clone(), stacktrace: job.stacktrace_with(Some(stack)), refused: failure.refused };
     let made = job.attempt();
     if !failure.retry || made >= job.options.attempts() {
         return Ending::Failed(reason);
@@ -359,7 +390,7 @@ mod tests {
 
     fn ending(options: &str, attempts_made: u32, retry: bool) -> Ending {
         let job = Job { attempts_made, options: Options::parse(Some(options)), ..Job::default() };
-        ending_of(&job, Failure { reason: "no".into(), stack: None, retry })
+        ending_of(&job, Failure { retry, ..Failure::again("no") })
     }
 
     #[test]

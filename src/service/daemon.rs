@@ -65,6 +65,7 @@ pub async fn run(instance: &str, config: Config) -> Exit {
             Ok(()) => {}
             Err(exit) => return exit,
         },
+        never = start::stay_alive(&daemon.manager) => match never {},
         signal = signals.next() => {
             daemon.manager.stopping("stopped while starting");
             tracing::info!(message_id = events::WORKER_STOPPED, "{signal} while starting: stopped");

@@ -6,10 +6,15 @@ use crate::{
     queue::{self, Queue, connection::Backoff, connection::COMMAND_DEADLINE, pulse::Pulse},
     store::{SchemaState, Store, StoreError, Version},
 };
-use std::time::{Duration, Instant};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 /// Each message keeps the start alive for this long; it is repeated well before.
 const EXTENSION: Duration = Duration::from_secs(30);
+/// How often the status is told while the first fetch has not come back.
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
 /// While we wait for the same thing, the log is told this often.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -39,6 +44,16 @@ impl From<StoreError> for Obstacle {
             crate::store::Policy::Fatal => Obstacle::Fatal(events::WORKER_FAILED, error.to_string()),
             _ => Obstacle::Wait(error.to_string()),
         }
+    }
+}
+
+/// Keeps a start alive that takes long, for ever: to be run beside it. It is a ticker of its own because a single probe
+/// may take longer than systemd's patience.
+pub async fn stay_alive(manager: &Manager) -> Infallible {
+    let mut tick = tokio::time::interval(EXTENSION / 10);
+    loop {
+        tick.tick().await;
+        manager.extend_start(EXTENSION);
     }
 }
 
@@ -77,7 +92,6 @@ pub async fn wait_for_dependencies(manager: &Manager, queue: &Queue, store: &Sto
             return Err(Exit::Config);
         }
         let sentence = format!("waiting: {}", waits.join("; "));
-        manager.extend_start(EXTENSION);
         manager.status(&sentence);
         if told.0 != sentence || told.1.elapsed() >= REMINDER {
             tracing::warn!(message_id = event, "{sentence}");
@@ -89,15 +103,17 @@ pub async fn wait_for_dependencies(manager: &Manager, queue: &Queue, store: &Sto
 
 /// Tells systemd READY when the first fetch came back, empty or not, and keeps the start alive until then.
 pub async fn wait_for_first_fetch(manager: &Manager, pulse: &Pulse) {
-    let mut tick = tokio::time::interval(EXTENSION / 10);
-    loop {
-        tokio::select! {
-            () = pulse.first_round_trip() => break,
-            _ = tick.tick() => {
-                manager.extend_start(EXTENSION);
-                manager.status(&format!("waiting for the first fetch: {}", pulse.condition()));
-            }
+    let tell = async {
+        let mut tick = tokio::time::interval(STATUS_PERIOD);
+        loop {
+            tick.tick().await;
+            manager.status(&format!("waiting for the first fetch: {}", pulse.condition()));
         }
+    };
+    tokio::select! {
+        () = pulse.first_round_trip() => {}
+        never = stay_alive(manager) => match never {},
+        () = tell => {}
     }
     manager.ready(&pulse.condition().to_string());
 }

@@ -1,4 +1,4 @@
-//! `floh_worker::queue::cron` against npm's `cron-parser`, expression by expression: what is refused, and when it runs,
+//! `floh_worker::cron` against npm's `cron-parser`, expression by expression: what is refused, and when it runs,
 //! in several zones, over changes of the clocks. The expressions are made by chance from a fixed seed.
 
 mod maker;
@@ -6,7 +6,7 @@ mod maker;
 use crate::support::node;
 use chrono::{DateTime, Datelike, Offset, TimeDelta, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
-use floh_worker::queue::cron::{Cron, Zone};
+use floh_worker::cron::{Cron, Zone};
 use maker::Maker;
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ fn changes(zone: &str, year: i32) -> Vec<i64> {
 }
 
 /// Whether a zone's clocks change in the way in which `cron-parser` loses its track: not by whole hours, not on the hour,
-/// or over midnight. `queue::cron` says what we do instead.
+/// or over midnight. `cron` says what we do instead.
 fn is_odd(zone: &str, change: i64) -> bool {
     let zone: Tz = zone.parse().unwrap();
     let clock = |ms: i64| DateTime::from_timestamp_millis(ms).unwrap().with_timezone(&zone).naive_local();

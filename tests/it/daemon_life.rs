@@ -1,7 +1,7 @@
 //! One life of the daemon as systemd sees it: waiting, ready, watched, draining, stopped, and its exit codes. The part of
 //! systemd is played by the test; the booted tests repeat the main ones with the real one.
 
-use crate::support::{RedisServer, fleet::Fleet, wait_for, worker::Worker};
+use crate::support::{RedisServer, fleet::Fleet, proxy::Fault, wait_for, worker::Worker};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ fn ends_with(mut worker: Worker, code: i32) -> String {
 fn it_is_ready_after_the_first_fetch_and_says_what_it_does_until_it_stops() {
     let mut fleet = Fleet::start();
     let mut worker = fleet.worker("1", &[]);
-    assert!(worker.log().contains("ready"));
+    worker.wait_log("ready");
     let id = fleet.add(6, "test.sleep", json!({"ms": 4000}), json!({}));
     wait_for("the job in the status", SOON, || status_contains(&worker, &format!("test.sleep {id} for ")));
     fleet.wait_state(6, &id, "completed", SOON);
@@ -76,6 +76,29 @@ fn a_handed_back_job_starts_elsewhere_within_a_second() {
     first.signal(Signal::SIGTERM);
     assert_eq!(first.wait_end(SOON).code(), Some(0), "{}", first.log());
     wait_for("the second worker to take it", Duration::from_secs(1), || (fleet.starts(&id).len() == 2).then_some(()));
+}
+
+#[test]
+fn a_hand_back_whose_answer_is_lost_is_one_all_the_same() {
+    let mut fleet = Fleet::start();
+    let proxy = fleet.proxy();
+    let port = proxy.port().to_string();
+    let mut worker = fleet.worker("1", &[("REDIS_PORT", &port)]);
+    let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({}));
+    fleet.wait_state(6, &id, "active", SOON);
+    // Of all calls only the hand-back names these keys in this order.
+    let keys = ["active", "wait", "stalled", "paused"].map(|name| fleet.key(name));
+    let argument = |key: &String| format!("${}\r\n{key}\r\n", key.len());
+    proxy.arm(&keys.iter().map(argument).collect::<String>(), Fault::CutAfter);
+    worker.signal(Signal::SIGTERM);
+    wait_for("the drain", SOON, || worker.said("STOPPING=1").then_some(()));
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.wait_end(SOON).code(), Some(0), "{}", worker.log());
+    assert_eq!(proxy.sprung(), 1);
+    let log = worker.log();
+    assert!(log.contains("handed back, no attempt charged") && !log.contains("could not be handed back"), "{log}");
+    let job = fleet.job(6, &id);
+    assert_eq!((&job["state"], &job["attemptsMade"]), (&json!("waiting"), &json!(0)), "{job:#}");
 }
 
 #[test]
@@ -248,7 +271,7 @@ fn a_lease_lost_in_the_ledger_commits_nothing_and_the_job_does_not_wait_for_its_
     let job = fleet.wait_state(6, &id, "completed", SOON);
     assert_eq!(job["attemptsMade"], 1, "{job:#}");
     assert_eq!(fleet.effects().get("once"), Some(&1));
-    assert!(worker.log().contains("lease lost"), "{}", worker.log());
+    worker.wait_log("lease lost");
 }
 
 #[test]
@@ -306,7 +329,7 @@ fn a_job_whose_lock_was_taken_away_is_cancelled_and_commits_nothing() {
     let mut fleet = Fleet::start();
     let worker = fleet.worker("1", &[]);
     let id = fleet.add(6, "test.effect", json!({"key": "never", "ms": 14_000}), json!({}));
-    fleet.wait_state(6, &id, "active", SOON);
+    fleet.wait_in_transaction(SOON);
     let lock = fleet.key(&format!("{id}:lock"));
     let _: String = fleet.redis("SET", &[&lock, &"somebody else", &"PX", &60_000]);
     wait_for("the renewal to notice", Duration::from_secs(13), || {
@@ -338,7 +361,7 @@ fn what_was_committed_and_not_acknowledged_is_acknowledged_and_not_run_again() {
     let job = fleet.wait_state(6, &id, "completed", SOON);
     assert_eq!(job["returnvalue"], json!({"key": "once"}), "{job:#}");
     assert_eq!(fleet.effects().get("once"), Some(&1));
-    assert!(successor.log().contains("committed and not acknowledged"), "{}", successor.log());
+    successor.wait_log("committed and not acknowledged");
 }
 
 #[test]

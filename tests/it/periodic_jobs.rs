@@ -50,7 +50,37 @@ fn a_checkpoint_without_a_key_signs_nothing_and_says_why() {
     let job = fleet.wait_state(6, &id, "completed", SOON);
     let why = "AUDIT_CHECKPOINT_KEY is not set on this worker: nothing was signed";
     assert_eq!(job["returnvalue"], json!({ "skipped": why }), "{job:#}");
-    assert!(worker.log().contains(why), "{}", worker.log());
+    worker.wait_log(why);
+}
+
+#[test]
+fn a_tick_that_comes_to_a_worker_without_a_key_is_left_to_one_with_it() {
+    let mut fleet = Fleet::start();
+    let keyless = fleet.worker("1", &[]);
+    let tick = |fleet: &mut Fleet, scheduler: &str| {
+        // The iteration of a scheduler with this due time, as a client of BullMQ stores it.
+        let id = format!("repeat:{scheduler}:1700000000000");
+        let (hash, wait, marker) = (fleet.key(&id), fleet.key("wait"), fleet.key("marker"));
+        let fields = [("name", "audit-checkpoint"), ("data", "{}"), ("opts", "{}"), ("timestamp", "1700000000000")];
+        for (field, value) in fields.into_iter().chain([("rjk", scheduler)]) {
+            fleet.redis::<i64>("HSET", &[&hash, &field, &value]);
+        }
+        fleet.redis::<i64>("LPUSH", &[&wait, &id]);
+        fleet.redis::<i64>("ZADD", &[&marker, &0, &"0"]);
+        id
+    };
+    let first = tick(&mut fleet, "one");
+    let job = fleet.wait_state(6, &first, "completed", SOON);
+    assert!(job["returnvalue"]["skipped"].as_str().unwrap().contains("AUDIT_CHECKPOINT_KEY"), "{job:#}");
+    drop(keyless);
+    fleet.sql("INSERT INTO floh_worker.audit_log (entity, entity_id, action) VALUES ('user', '1', 'create')");
+    let _worker = fleet.worker("2", &[KEY]);
+    let second = tick(&mut fleet, "two");
+    let job = fleet.wait_state(6, &second, "completed", SOON);
+    assert_eq!(job["returnvalue"], json!({"checkpoints": 1, "rows": 1}), "{job:#}");
+    let third = tick(&mut fleet, "three");
+    let job = fleet.wait_state(6, &third, "completed", SOON);
+    assert_eq!(job["returnvalue"]["skipped"], "another job has run this tick", "{job:#}");
 }
 
 /// Name, pattern and zone of the queue's schedulers, by name.

@@ -181,6 +181,23 @@ async fn jobs_in_no_list_wait_again_and_no_other_key_is_touched() {
 }
 
 #[tokio::test]
+async fn a_lost_delayed_job_waits_until_it_was_due_and_one_that_is_overdue_runs_now() {
+    let fixture = Fixture::new();
+    let keys = &fixture.queue.keys;
+    let later = fixture.add(NewJob { delay: Duration::from_secs(600), ..job("later") }).await;
+    let overdue = fixture.add(NewJob { delay: Duration::from_secs(600), ..job("overdue") }).await;
+    let due: f64 = fixture.redis(&["ZSCORE", &keys.delayed, &later]).await;
+    let _: i64 = fixture.redis(&["DEL", &keys.delayed, &keys.marker]).await;
+    let _: i64 = fixture.redis(&["HINCRBY", &keys.job(&overdue), "timestamp", "-600000"]).await;
+    assert_eq!(fixture.queue.restore_lost_jobs().await.unwrap(), Some(2));
+    assert_eq!(fixture.waiting().await, [overdue.as_str()]);
+    let restored: f64 = fixture.redis(&["ZSCORE", &keys.delayed, &later]).await;
+    assert!((restored - due).abs() <= 4096.0, "due at {due}, restored to {restored}");
+    let marker: f64 = fixture.redis(&["ZSCORE", &keys.marker, "1"]).await;
+    assert!((marker - due / 4096.0).abs() <= 1.0, "a blocked worker wakes at {marker}");
+}
+
+#[tokio::test]
 async fn nothing_that_we_push_while_a_5_x_client_pauses_is_lost_when_it_resumes() {
     let fixture = Fixture::new();
     let early = fixture.add(job("early")).await;

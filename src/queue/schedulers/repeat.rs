@@ -1,6 +1,6 @@
 //! The `repeat` options of an iteration: when the next one is due, and whether there is one.
 
-use crate::queue::cron::{Cron, Zone};
+use crate::cron::{Cron, Zone};
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;

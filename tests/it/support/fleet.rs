@@ -3,6 +3,7 @@
 use super::{
     PostgresServer, RedisServer, child,
     peer::{Peer, QUEUE},
+    proxy::Proxy,
     worker::{Worker, binary},
 };
 use floh_worker::{
@@ -57,6 +58,11 @@ impl Fleet {
         let migrated = fleet.flohctl(&["migrate"]);
         assert!(migrated.status.success(), "flohctl migrate: {}\n{}", migrated.status, migrated.stderr);
         fleet
+    }
+
+    /// A proxy in front of Redis, for a worker whose `REDIS_PORT` is its port.
+    pub fn proxy(&self) -> Proxy {
+        self.runtime.block_on(Proxy::start(([127, 0, 0, 1], self.redis.port()).into()))
     }
 
     /// The environment file's variables, as an instance gets them.
@@ -209,6 +215,12 @@ impl Fleet {
             });
             rows.map(|row| (0..row.len()).map(|i| row.get(i).map(ToString::to_string)).collect()).collect()
         })
+    }
+
+    /// Waits until a job's handler has a transaction open.
+    pub fn wait_in_transaction(&self, limit: Duration) {
+        let query = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'floh-worker epoch %'";
+        super::wait_for("a job's transaction", limit, || (!self.sql(query).is_empty()).then_some(()));
     }
 
     /// How often each key was written by `test.effect` and committed.

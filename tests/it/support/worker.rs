@@ -91,6 +91,18 @@ impl Worker {
         String::from_utf8_lossy(&self.stderr.lock().unwrap()).into_owned()
     }
 
+    /// Waits until it has logged these words: what it does is seen elsewhere before its line arrives here.
+    ///
+    /// # Panics
+    /// Not within 10 s; the message holds what it logged.
+    pub fn wait_log(&self, words: &str) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !self.log().contains(words) {
+            assert!(Instant::now() < end, "{} has not logged {words:?}:\n{}", self.instance, self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn pid(&self) -> i32 {
         self.process.pid()
     }
