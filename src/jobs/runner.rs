@@ -4,7 +4,7 @@ use super::{Handler, JobContext, JobError, circuit::Circuit, registry::Registry}
 use crate::{
     events,
     queue::{BoxFuture, Execution, Failure, Outcome, Processor, lease::Cancelled},
-    store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take},
+    store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take, suspicion},
 };
 use serde_json::{Value, json};
 use std::{
@@ -54,6 +54,11 @@ impl Runner {
                 tracing::warn!("its result was committed and not acknowledged: acknowledged now, not run again");
                 return Outcome::Completed { value, epoch: Some(epoch.0) };
             }
+            Ok(Take::Done) => {
+                tracing::info!("a wake-up that was done before: completed, not run again");
+                return Outcome::Completed { value: json!({ "skipped": "done before" }), epoch: None };
+            }
+            Ok(Take::Quarantined { identity }) => return self.quarantine(&identity).await,
             Ok(Take::Outranked) => return Outcome::Lost("a later attempt has taken the job".into()),
             Err(error) => return self.interrupted_by(&error),
         };
@@ -74,6 +79,21 @@ impl Runner {
         let outcome = self.handle(handler.as_ref(), &context).await;
         self.note(&context.lease, &outcome).await;
         outcome
+    }
+
+    /// A job that too many workers died of fails for good, with the evidence.
+    async fn quarantine(&self, job: &Identity) -> Outcome {
+        let evidence = match self.store.suspicions(job).await {
+            Ok(suspicions) => suspicions.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Err(error) => format!("what is known of them could not be read: {error}"),
+        };
+        let reason = format!(
+            "quarantined, because {} workers died while it ran: {evidence}. To run it again: flohctl job quarantine release {}",
+            suspicion::LIMIT,
+            job.job_id
+        );
+        tracing::error!(message_id = events::JOB_QUARANTINED, "{reason}");
+        Outcome::Failed(Failure::for_good(reason))
     }
 
     /// Notes in the ledger how a lease ended that has no committed result. The recovery of stuck runs tells a hand-back
