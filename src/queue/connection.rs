@@ -182,9 +182,9 @@ impl Link {
         }
         // A server that is loading, or a replica that lost its primary, accepts connections and serves nothing.
         setup.cmd("PING").ignore();
-        connection.req_packed_commands(&setup, 0, setup.len()).await.and_then(|answers| {
-            answers.into_iter().find_map(|answer| answer.extract_error().err()).map_or(Ok(()), Err)
-        })?;
+        let answers = connection.req_packed_commands(&setup, 0, setup.len()).await?;
+        // The name is for people: a login that may not set it works all the same. The PING's answer is the last.
+        answers.into_iter().next_back().map_or(Ok(()), |answer| answer.extract_error().map(drop))?;
         Ok(connection)
     }
 }

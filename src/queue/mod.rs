@@ -6,10 +6,12 @@
 pub mod add;
 pub mod connection;
 pub mod consumer;
+mod doubts;
 pub mod error;
 pub mod fetch;
 pub mod finish;
 pub mod job;
+mod json;
 pub mod keys;
 pub mod lease;
 pub mod options;

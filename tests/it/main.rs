@@ -20,9 +20,13 @@ mod harness;
 #[cfg(feature = "test-jobs")]
 mod interop;
 mod journal;
+#[cfg(feature = "test-jobs")]
+mod lost_answers;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
+#[cfg(feature = "test-jobs")]
+mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
 mod schedulers;
