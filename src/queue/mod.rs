@@ -23,7 +23,7 @@ pub mod scripts;
 mod slot;
 mod stalled;
 pub mod state;
-mod sweep;
+pub mod sweep;
 
 pub use error::Error;
 pub use job::Job;

@@ -1,6 +1,6 @@
 //! Where a job is, asked when a script refused it.
 
-use super::{Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, scripts::Script};
+use super::{Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, scripts, scripts::Script};
 use redis::Value;
 use std::{fmt, sync::LazyLock};
 
@@ -81,6 +81,32 @@ impl Queue {
             tracing::warn!(floh_job_id = %id, "fields that could not be read were removed: {}", mended.join(", "));
         }
         Ok(mended)
+    }
+
+    /// Brings a failed job back, as a retry by hand does; false if it is not in `failed`.
+    pub async fn retry_failed(&self, id: &str) -> Result<bool, Error> {
+        let keys = &self.keys;
+        let hash = keys.job(id);
+        let answer: i64 = scripts::REPROCESS_JOB
+            .call(
+                &self.link,
+                COMMAND_DEADLINE,
+                &[
+                    &hash,
+                    &keys.events,
+                    &keys.failed,
+                    &keys.wait,
+                    &keys.meta,
+                    &keys.active,
+                    &keys.marker,
+                    &keys.prioritized,
+                    &keys.priority_counter,
+                ],
+                self.settle(),
+                &[id.as_bytes(), b"LPUSH", b"failedReason", b"failed", b"0", b"0"],
+            )
+            .await?;
+        Ok(answer == 1)
     }
 
     /// Forgets a failure that somebody decided before the attempt.

@@ -22,6 +22,14 @@ impl Store {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
+    /// Whether a request for a job still waits for whoever runs it.
+    pub async fn cancel_is_pending(&self, queue: &str, job_id: &str) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let sql = "SELECT EXISTS (SELECT FROM job_execution
+            WHERE queue = $1 AND job_id = $2 AND state = 'taken' AND cancel_requested_at IS NOT NULL)";
+        Ok(client.query_one(sql, &[&queue, &job_id]).await?.try_get(0)?)
+    }
+
     /// The requests for jobs that a process life has taken and not ended.
     pub async fn cancel_requests(&self, invocation: Uuid) -> Result<Vec<CancelRequest>, StoreError> {
         let client = self.client().await?;

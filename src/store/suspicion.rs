@@ -3,7 +3,7 @@
 //! A suspicion is a death of a worker by signal, out-of-memory kill or watchdog, charged to the jobs that it ran. It is
 //! kept by job, across attempts. From [`LIMIT`] on `take_job` quarantines the job instead of giving it out.
 
-use super::{Identity, Store, StoreError};
+use super::{Client, Identity, Store, StoreError};
 use chrono::{DateTime, Utc};
 use std::fmt;
 use tokio_postgres::Row;
@@ -68,11 +68,7 @@ impl Store {
 
     /// What a job is suspected of, oldest first.
     pub async fn suspicions(&self, job: &Identity) -> Result<Vec<Suspicion>, StoreError> {
-        let client = self.client().await?;
-        let sql = "SELECT instance, host, evidence, suspected_at FROM job_suspicion
-            WHERE queue = $1 AND job_id = $2 AND job_timestamp = $3 ORDER BY suspected_at, invocation";
-        let rows = client.query(sql, &[&job.queue, &job.job_id, &job.timestamp_ms]).await?;
-        rows.iter().map(read).collect()
+        suspicions(&self.client().await?, job).await
     }
 
     /// The jobs of a queue that are in quarantine, newest first, at most `limit`.
@@ -91,7 +87,7 @@ impl Store {
                 timestamp_ms: row.try_get(1)?,
                 attempts_made: row.try_get(2)?,
             };
-            let suspicions = self.suspicions(&identity).await?;
+            let suspicions = suspicions(&client, &identity).await?;
             let (name, since) = (row.try_get(3)?, row.try_get(4)?);
             found.push(Quarantined { job_id: identity.job_id, name, since, suspicions });
         }
@@ -110,6 +106,13 @@ impl Store {
             SELECT EXISTS (SELECT FROM forgotten) OR EXISTS (SELECT FROM released)";
         Ok(client.query_one(sql, &[&queue, &job_id]).await?.try_get(0)?)
     }
+}
+
+async fn suspicions(client: &Client, job: &Identity) -> Result<Vec<Suspicion>, StoreError> {
+    let sql = "SELECT instance, host, evidence, suspected_at FROM job_suspicion
+        WHERE queue = $1 AND job_id = $2 AND job_timestamp = $3 ORDER BY suspected_at, invocation";
+    let rows = client.query(sql, &[&job.queue, &job.job_id, &job.timestamp_ms]).await?;
+    rows.iter().map(read).collect()
 }
 
 fn read(row: &Row) -> Result<Suspicion, StoreError> {

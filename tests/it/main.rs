@@ -26,6 +26,8 @@ mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
 #[cfg(feature = "test-jobs")]
+mod reclaim;
+#[cfg(feature = "test-jobs")]
 mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -86,10 +87,31 @@ impl Fleet {
     pub fn spawn_worker(&self, instance: &str, settings: &[(&str, &str)]) -> Worker {
         let mut environment = self.environment();
         environment.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
-        let state = self.folder.path().join(format!("state-{instance}"));
+        let state = self.state_folder(instance);
         fs::create_dir_all(&state).unwrap();
         environment.entry("STATE_DIRECTORY".into()).or_insert(state.display().to_string());
         Worker::spawn(instance, &environment.into_iter().collect::<Vec<_>>())
+    }
+
+    /// The state folder that an instance gets unless its settings say otherwise.
+    pub fn state_folder(&self, instance: &str) -> PathBuf {
+        self.folder.path().join(format!("state-{instance}"))
+    }
+
+    /// What the unit's `ExecStopPost=` does after an instance has ended: `unit_invocation` is the `INVOCATION_ID` that it
+    /// was started with.
+    pub fn record_end(&self, instance: &str, unit_invocation: &str, result: &str, status: &str) {
+        let variables = [
+            ("STATE_DIRECTORY", self.state_folder(instance).display().to_string()),
+            ("INVOCATION_ID", unit_invocation.into()),
+            ("SERVICE_RESULT", result.into()),
+            ("EXIT_STATUS", status.into()),
+        ];
+        let prepare = |command: &mut std::process::Command| {
+            command.args(["--record-end", instance]).env_clear().envs(variables);
+        };
+        let ended = child::run(&binary("floh-worker"), prepare, b"", Duration::from_secs(10));
+        assert!(ended.status.success(), "{}", ended.stderr);
     }
 
     /// Runs `flohctl ARGUMENTS` with the instances' environment.
