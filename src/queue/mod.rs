@@ -12,6 +12,7 @@ pub mod finish;
 pub mod job;
 pub mod keys;
 pub mod lease;
+mod memory;
 pub mod options;
 pub mod panics;
 pub mod processor;
