@@ -84,7 +84,8 @@ pub(super) fn audit(reader: &mut Reader) -> AuditConfig {
         fits
     });
     if !given {
-        let text = "not set, so no audit checkpoint is scheduled and a cut end of the audit log cannot be proven";
+        let text =
+            "not set, so no audit checkpoint is scheduled and a rewritten audit log cannot be told from a true one";
         reader.warn("AUDIT_CHECKPOINT_KEY", text);
     }
     AuditConfig {

@@ -14,6 +14,7 @@ pub mod job;
 mod json;
 pub mod keys;
 pub mod lease;
+mod memory;
 pub mod options;
 pub mod panics;
 pub mod processor;
