@@ -38,8 +38,8 @@ pub const MAX_JOB_BYTES: usize = 1024 * 1024;
 pub struct Queue {
     /// The queue's keys.
     pub keys: Keys,
-    /// Name of the queue, without the prefix.
-    pub name: String,
+    /// `prefix:name`: what tells it from a queue of equal name under another prefix.
+    pub qualified_name: String,
     /// The connection for commands.
     pub link: Link,
 }
@@ -47,7 +47,8 @@ pub struct Queue {
 impl Queue {
     /// The queue that the configuration names; nothing is opened yet.
     pub fn new(queue: &QueueConfig, redis: &RedisConfig, fate: Fate) -> Result<Queue, Error> {
-        Ok(Queue { keys: Keys::new(queue), name: queue.name.clone(), link: Link::new(redis, fate, None)? })
+        let qualified_name = format!("{}:{}", queue.prefix, queue.name);
+        Ok(Queue { keys: Keys::new(queue), qualified_name, link: Link::new(redis, fate, None)? })
     }
 
     /// The keys that a script needs which may push to `wait`.
