@@ -55,6 +55,7 @@ pub const VARIABLES: &[Variable] = &[
     setting("QUEUE_NAME", Some("workflow-scheduler")),
     setting("QUEUE_PREFIX", Some("bull")),
     setting("WORKER_CONCURRENCY", Some("1")),
+    setting("MAX_JOB_BYTES", Some("1048576")),
     setting("WORKER_MODE", None),
     setting("SHUTDOWN_TIMEOUT_SECONDS", Some("30")),
     setting("STUCK_RUN_TIMEOUT_MINUTES", Some("30")),

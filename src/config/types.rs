@@ -101,6 +101,8 @@ pub struct QueueConfig {
     pub name: String,
     /// Key prefix (`QUEUE_PREFIX`).
     pub prefix: String,
+    /// Jobs with more bytes of data fail without being read (`MAX_JOB_BYTES`).
+    pub max_job_bytes: usize,
 }
 
 /// The worker's own behaviour.

@@ -31,9 +31,6 @@ use crate::config::{QueueConfig, RedisConfig};
 use connection::{COMMAND_DEADLINE, Fate, Link};
 use keys::Keys;
 
-/// Data larger than this fails a job before it is parsed.
-pub const MAX_JOB_BYTES: usize = 1024 * 1024;
-
 /// One queue: its keys and the connection for commands. Cheap to share behind an `Arc`.
 pub struct Queue {
     /// The queue's keys.
@@ -42,13 +39,19 @@ pub struct Queue {
     pub qualified_name: String,
     /// The connection for commands.
     pub link: Link,
+    /// Data larger than this fails a job before it is parsed.
+    pub max_job_bytes: usize,
 }
 
 impl Queue {
     /// The queue that the configuration names; nothing is opened yet.
     pub fn new(queue: &QueueConfig, redis: &RedisConfig, fate: Fate) -> Result<Queue, Error> {
-        let qualified_name = format!("{}:{}", queue.prefix, queue.name);
-        Ok(Queue { keys: Keys::new(queue), qualified_name, link: Link::new(redis, fate, None)? })
+        Ok(Queue {
+            keys: Keys::new(queue),
+            qualified_name: format!("{}:{}", queue.prefix, queue.name),
+            link: Link::new(redis, fate, None)?,
+            max_job_bytes: queue.max_job_bytes,
+        })
     }
 
     /// The keys that a script needs which may push to `wait`.

@@ -19,6 +19,7 @@ mod daemon_life;
 mod harness;
 #[cfg(feature = "test-jobs")]
 mod interop;
+mod job_size;
 mod journal;
 mod periodic_jobs;
 mod published_scripts;
