@@ -10,17 +10,17 @@ fn load(pairs: &[(&str, &str)]) -> Result<(Config, Vec<Notice>), ConfigErrors> {
     Config::load(&pairs.iter().copied().collect::<Variables>())
 }
 
-fn good(pairs: &[(&str, &str)]) -> Config {
+pub(super) fn good(pairs: &[(&str, &str)]) -> Config {
     load(pairs).unwrap_or_else(|errors| panic!("{errors}")).0
 }
 
-fn notices(pairs: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn notices(pairs: &[(&str, &str)]) -> Vec<String> {
     let (_, notices) = load(pairs).unwrap_or_else(|errors| panic!("{errors}"));
     notices.iter().filter(|n| n.variable != "AUDIT_CHECKPOINT_KEY").map(ToString::to_string).collect()
 }
 
 /// The lines of all mistakes.
-fn mistakes(pairs: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn mistakes(pairs: &[(&str, &str)]) -> Vec<String> {
     load(pairs).err().unwrap_or_else(|| panic!("accepted: {pairs:?}")).to_string().lines().map(str::to_string).collect()
 }
 
@@ -201,6 +201,7 @@ fn every_secret_can_come_from_a_file_or_a_credential_and_never_shows() {
         for config in [&direct, &file, &credential] {
             let given = config.database.password.is_some()
                 || config.redis.password.is_some()
+                || config.redis.sentinel_password.is_some()
                 || config.audit.checkpoint_key.is_some();
             assert!(given, "{}", variable.name);
             let debug = format!("{config:?}");

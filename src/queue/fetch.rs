@@ -100,7 +100,7 @@ impl Queue {
         let limit = limit.clamp(Duration::from_millis(5), LONGEST_BLOCK);
         let mut command = redis::cmd("BZPOPMIN");
         command.arg(&self.keys.marker).arg(format!("{:.3}", limit.as_secs_f64()));
-        let _: Value = blocking.query(&command, "BZPOPMIN", limit + CONNECT_DEADLINE).await?;
+        let _: Value = blocking.wait(&command, "BZPOPMIN", limit + CONNECT_DEADLINE).await?;
         Ok(())
     }
 }
