@@ -130,12 +130,13 @@ fn the_largest_data_is_a_setting_and_holds_however_the_job_is_fetched() {
     let second = fleet.add(6, "test.echo", data(1025), opts());
     // Before the worker's first fetch all of them wait: it takes one by a fetch, the others inside of finishes.
     let mut worker = fleet.worker("1", &[("MAX_JOB_BYTES", "1024")]);
+    fleet.wait_state(6, &fits, "completed", SOON);
+    fleet.wait_counts(6, json!({"waiting": 0, "active": 0, "completed": 1, "failed": 2}), SOON);
     for id in [&first, &second] {
         let (reason, attempts) = wait_failed(&mut fleet, id);
         assert_eq!(reason, "the job's data has 1025 bytes, more than the 1024 that are allowed");
         assert_eq!(attempts, 1);
     }
-    fleet.wait_state(6, &fits, "completed", SOON);
     worker.stop();
 }
 
