@@ -50,6 +50,8 @@ events! {
     DEPENDENCY_DOWN = "ede627dbd461421d9a2d38f0e1e25aab";
     /// It answers again.
     DEPENDENCY_UP = "322103b9113e460ebf240f4bc80ba2e5";
+    /// Redis' primary is another server than before.
+    PRIMARY_CHANGED = "4476de65ff634829a24078d7c0b2aee3";
     /// The database's schema is missing or too old; the worker waits for it.
     SCHEMA_WAITING = "1facaef93bca401ea1b06ad4424c8190";
     /// The database's schema is too new for this worker.

@@ -71,7 +71,8 @@ async fn cancel(Cancel { id, reason }: &Cancel, store: &Store, queue: &Queue) ->
         say(format_args!("job {id} is not running: it is {place}"));
         return Ok(ExitCode::from(NO));
     }
-    let asked = store.request_cancel(&queue.name, id, reason).await.map_err(|error| complain_store(&error))?;
+    let asked =
+        store.request_cancel(&queue.qualified_name, id, reason).await.map_err(|error| complain_store(&error))?;
     let Some(instance) = asked.first() else {
         say(format_args!(
             "job {id} is active, but no floh-worker runs it: a Node worker's job cannot be cancelled here"
@@ -79,7 +80,7 @@ async fn cancel(Cancel { id, reason }: &Cancel, store: &Store, queue: &Queue) ->
         return Ok(ExitCode::from(NO));
     };
     let end = Instant::now() + REACTION;
-    while store.cancel_is_pending(&queue.name, id).await.map_err(|error| complain_store(&error))? {
+    while store.cancel_is_pending(&queue.qualified_name, id).await.map_err(|error| complain_store(&error))? {
         if Instant::now() > end {
             say(format_args!("floh-worker@{instance} was asked to cancel job {id} and has not done so yet"));
             return Ok(ExitCode::from(NO));
@@ -91,7 +92,7 @@ async fn cancel(Cancel { id, reason }: &Cancel, store: &Store, queue: &Queue) ->
 }
 
 async fn list(store: &Store, queue: &Queue) -> Answer {
-    let jobs = store.quarantined(&queue.name, MOST).await.map_err(|error| complain_store(&error))?;
+    let jobs = store.quarantined(&queue.qualified_name, MOST).await.map_err(|error| complain_store(&error))?;
     if jobs.is_empty() {
         say("no job is in quarantine");
     }
@@ -105,7 +106,8 @@ async fn list(store: &Store, queue: &Queue) -> Answer {
 }
 
 async fn release(id: &str, no_retry: bool, store: &Store, queue: &Queue) -> Answer {
-    let released = store.release_from_quarantine(&queue.name, id).await.map_err(|error| complain_store(&error))?;
+    let released =
+        store.release_from_quarantine(&queue.qualified_name, id).await.map_err(|error| complain_store(&error))?;
     if !released {
         say(format_args!("job {id} is neither in quarantine nor suspected of anything"));
         return Ok(ExitCode::from(NO));

@@ -20,6 +20,12 @@ const MOST_JOBS: usize = 256;
 /// Thirty days. A run that nobody looked at for longer is not rescued by a larger number.
 const MOST_MINUTES: u64 = 30 * 24 * 60;
 
+/// What a job's data may have at most, unless `MAX_JOB_BYTES` says otherwise.
+const DEFAULT_JOB_BYTES: usize = 1024 * 1024;
+
+/// Below, ordinary jobs would fail; and no value in Redis is larger than 512 MiB.
+const JOB_BYTES: std::ops::RangeInclusive<usize> = 1024..=512 * 1024 * 1024;
+
 /// BullMQ puts the name between colons into every key.
 const LONGEST_QUEUE_NAME: usize = 128;
 
@@ -36,6 +42,7 @@ pub(super) fn queue(reader: &mut Reader) -> QueueConfig {
     QueueConfig {
         name: reader.checked("QUEUE_NAME", "workflow-scheduler".to_string(), key_part("a queue name", false)),
         prefix: reader.checked("QUEUE_PREFIX", "bull".to_string(), key_part("a key prefix", true)),
+        max_job_bytes: reader.checked("MAX_JOB_BYTES", DEFAULT_JOB_BYTES, whole(JOB_BYTES, "a number of bytes")),
     }
 }
 

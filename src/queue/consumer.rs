@@ -217,9 +217,14 @@ fn tell_return(backoff: &mut Backoff) {
 }
 
 impl Shared {
-    /// Stalled checks, the look for jobs of lost answers, and the slow sweep.
+    /// Stalled checks, the look for jobs of lost answers, the slow sweep, and an eye on the sentinels.
     async fn keep_house(self: Arc<Self>) {
-        tokio::join!(self.check_stalled_for_ever(), self.look_for_orphans_for_ever(), self.sweep_for_ever());
+        tokio::join!(
+            self.check_stalled_for_ever(),
+            self.look_for_orphans_for_ever(),
+            self.sweep_for_ever(),
+            self.queue.link.follow_primary()
+        );
     }
 
     async fn check_stalled_for_ever(&self) {

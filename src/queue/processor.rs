@@ -80,9 +80,9 @@ pub struct Execution {
 }
 
 impl Execution {
-    /// Name of the queue, without the prefix.
+    /// Name of the queue with its prefix, `prefix:name`.
     pub fn queue_name(&self) -> &str {
-        &self.queue.name
+        &self.queue.qualified_name
     }
 
     /// Whether the lock in Redis still holds our token.

@@ -98,7 +98,7 @@ impl Reclaim {
         let Some(evidence) = &predecessor.evidence else { return Ok(()) };
         let ids: Vec<String> = found.iter().map(|orphan| orphan.id.clone()).collect();
         let death = Death { invocation: predecessor.invocation, host: host_name(), evidence: evidence.clone() };
-        for id in self.store.suspect(&death, &self.queue.name, &ids).await? {
+        for id in self.store.suspect(&death, &self.queue.qualified_name, &ids).await? {
             tracing::error!(
                 message_id = events::JOB_SUSPECTED,
                 floh_job_id = %id,

@@ -21,7 +21,8 @@ impl fmt::Display for Epoch {
 /// Which attempt of which job: what stays the same when a worker dies and another one goes on.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Identity {
-    /// Queue name with its prefix, as the caller writes it everywhere.
+    /// Queue name with its prefix, such as `bull:workflow-scheduler`: queues of equal names under other prefixes may share
+    /// the database.
     pub queue: String,
     /// BullMQ's job id.
     pub job_id: String,

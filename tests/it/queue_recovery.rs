@@ -30,7 +30,8 @@ struct Fixture {
 impl Fixture {
     fn new() -> Fixture {
         let server = RedisServer::start();
-        let names = QueueConfig { name: "workflow-scheduler".into(), prefix: "bull".into() };
+        let names =
+            QueueConfig { name: "workflow-scheduler".into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 };
         let queue = Queue::new(&names, &server.config(), Fate::default()).unwrap();
         Fixture { server, queue, leases: Leases::new(Uuid::new_v4()) }
     }
@@ -253,7 +254,7 @@ async fn a_server_that_is_away_is_unavailable_and_a_wrong_password_is_not_waited
     assert!(error.to_string().contains(&fixture.server.port().to_string()), "{error}");
 
     let guarded = RedisServer::start_with(&["--requirepass", "right"]);
-    let names = QueueConfig { name: "q".into(), prefix: "bull".into() };
+    let names = QueueConfig { name: "q".into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 };
     let mut config = guarded.config();
     for password in [None, Some("wrong")] {
         config.password = password.map(Into::into);

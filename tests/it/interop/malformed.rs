@@ -141,6 +141,27 @@ fn five_megabytes_of_data_fail_at_once(version: u8) {
     assert_goes_on(&mut fleet);
 }
 
+#[test]
+fn the_largest_data_is_a_setting_and_holds_however_the_job_is_fetched() {
+    let mut fleet = Fleet::start();
+    // The data is {"text":"…"}: 11 bytes more than the text.
+    let data = |bytes: usize| json!({"text": "x".repeat(bytes - 11)});
+    let opts = || json!({"attempts": 3, "backoff": 100});
+    let first = fleet.add(6, "test.echo", data(1025), opts());
+    let fits = fleet.add(6, "test.echo", data(1024), opts());
+    let second = fleet.add(6, "test.echo", data(1025), opts());
+    // Before the worker's first fetch all of them wait: it takes one by a fetch, the others inside of finishes.
+    let mut worker = fleet.worker("1", &[("MAX_JOB_BYTES", "1024")]);
+    fleet.wait_state(6, &fits, "completed", SOON);
+    fleet.wait_counts(6, json!({"waiting": 0, "active": 0, "completed": 1, "failed": 2}), SOON);
+    for id in [&first, &second] {
+        let (reason, attempts) = wait_failed(&mut fleet, id);
+        assert_eq!(reason, "the job's data has 1025 bytes, more than the 1024 that are allowed");
+        assert_eq!(attempts, 1);
+    }
+    worker.stop();
+}
+
 /// Removing an active job is refused by BullMQ while it is locked; a client that deletes its keys is not stopped by that.
 fn a_job_removed_while_it_runs(version: u8) {
     let mut fleet = Fleet::start();

@@ -147,7 +147,7 @@ impl Fleet {
 
     /// The same, with the error as its text.
     pub fn try_add_ours(&mut self, job: NewJob) -> Result<String, String> {
-        let config = QueueConfig { name: QUEUE.into(), prefix: "bull".into() };
+        let config = QueueConfig { name: QUEUE.into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 };
         self.runtime.block_on(async {
             let queue = Queue::new(&config, &self.redis.config(), Fate::default()).map_err(|e| e.to_string())?;
             queue.add(&job).await.map_err(|e| e.to_string())
