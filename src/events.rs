@@ -86,7 +86,7 @@ events! {
     SCHEDULER_SKIPPED = "55ef05ffabc3441f886b25d54e2d68cd";
     /// A periodic job was not run because another job has run the same tick.
     TICK_SKIPPED = "18b4aa8ef82048cb8231e7f2b8cfc083";
-    /// A checkpoint over the audit log was signed.
+    /// A checkpoint over the audit log was signed, now or by a worker that may have ended before it could say so.
     CHECKPOINT_MADE = "0330c949f4cd45a39846689a2a029ae9";
     /// Runs without progress were failed.
     RUNS_FAILED_AS_STUCK = "f2f20d8b193e4883b2bc9d0b29898d5f";

@@ -1,7 +1,7 @@
 //! flohctl, the operator's tool: one file per command.
 //!
-//! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available (try again),
-//! 70 something failed, 78 the configuration has to change.
+//! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available or its schema not
+//! migrated (try again), 70 something failed, 78 the configuration has to change.
 
 mod audit;
 mod config;

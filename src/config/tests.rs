@@ -103,6 +103,7 @@ fn each_wrong_value_is_one_mistake() {
         ("AUDIT_CHECKPOINT_SCHEDULE", "hourly"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "* * *"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "61 * * * *"),
+        ("AUDIT_CHECKPOINT_SCHEDULE", "0 0 31 4,6 *"),
         ("DB_PASSWORD_FILE", "relative"),
         ("DB_PASSWORD_FILE", "/does/not/exist"),
         ("DB_PASSWORD_FILE", "/"),

@@ -6,12 +6,15 @@
 pub mod add;
 pub mod connection;
 pub mod consumer;
+mod doubts;
 pub mod error;
 pub mod fetch;
 pub mod finish;
 pub mod job;
+mod json;
 pub mod keys;
 pub mod lease;
+mod memory;
 pub mod options;
 pub mod panics;
 pub mod processor;

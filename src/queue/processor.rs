@@ -1,6 +1,6 @@
 //! The seam between the queue and the jobs: who processes a fetched job, and what it may tell the queue.
 
-use super::{Error, Job, Queue, connection::COMMAND_DEADLINE, lease::Lease, scripts};
+use super::{Error, Job, Queue, connection::COMMAND_DEADLINE, lease::Lease, panics::Panic, scripts};
 use redis::Value;
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -45,6 +45,12 @@ pub struct Failure {
     pub retry: bool,
     /// Whether the job could not be run at all: an unknown name, or data that cannot be read.
     pub refused: bool,
+}
+
+impl From<Panic> for Failure {
+    fn from(panic: Panic) -> Failure {
+        Failure { stack: panic.stack, ..Failure::again(format!("panic: {}", panic.message)) }
+    }
 }
 
 impl Failure {

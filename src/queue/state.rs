@@ -4,7 +4,7 @@ use super::{Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_durat
 use redis::Value;
 use std::{fmt, sync::LazyLock};
 
-static MEND: LazyLock<Script> = LazyLock::new(|| Script::own("mendCounters", 1, false, include_str!("lua/mend.lua")));
+static MEND: LazyLock<Script> = LazyLock::new(|| Script::own("mendFields", 1, false, include_str!("lua/mend.lua")));
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +72,13 @@ impl Queue {
         Ok(holder.as_deref() == Some(token))
     }
 
-    /// Removes counters of a job that are no whole numbers: BullMQ's scripts count them up, and would end half-way. Says
-    /// which.
-    pub async fn mend_counters(&self, id: &str) -> Result<Vec<String>, Error> {
+    /// Removes fields of a job that BullMQ's scripts would end half-way at: counters that are no whole numbers, a parent
+    /// that is none. Says which.
+    pub async fn mend_fields(&self, id: &str) -> Result<Vec<String>, Error> {
         let hash = self.keys.job(id);
         let mended: Vec<String> = MEND.call(&self.link, COMMAND_DEADLINE, &[&hash], self.settle(), &[]).await?;
         if !mended.is_empty() {
-            tracing::warn!(floh_job_id = %id, "counters that were no numbers begin again: {}", mended.join(", "));
+            tracing::warn!(floh_job_id = %id, "fields that could not be read were removed: {}", mended.join(", "));
         }
         Ok(mended)
     }

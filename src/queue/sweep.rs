@@ -43,22 +43,34 @@ impl Queue {
             if leases.knows(token) || (token.is_empty() && held.contains(id)) {
                 continue;
             }
-            let token = if token.is_empty() {
-                match self.lock_anew(id, &prefix).await? {
-                    Some(token) => token,
-                    None => continue,
+            match self.give_back(id, token, &prefix).await {
+                Ok(true) => {
+                    tracing::warn!(floh_job_id = %id, "a fetch whose answer was lost had taken this job: handed back");
+                    count += 1;
                 }
-            } else {
-                token.to_string()
-            };
-            // A counter that is no number ends the fetching script half-way, each time.
-            self.mend_counters(id).await?;
-            if self.hand_back(id, &token).await?.is_ok() {
-                tracing::warn!(floh_job_id = %id, "a fetch whose answer was lost had taken this job: handed back");
-                count += 1;
+                Ok(false) => {}
+                Err(error) if error.is_unavailable() => return Err(error),
+                // What is wrong with one job must not keep the others from being found.
+                Err(error) => tracing::warn!(floh_job_id = %id, "not handed back: {error}"),
             }
         }
         Ok(count)
+    }
+
+    /// Hands back an active job with the token that locks it, or with a new one where its lock has expired. False if
+    /// somebody was faster.
+    async fn give_back(&self, id: &str, token: &str, prefix: &str) -> Result<bool, Error> {
+        let token = if token.is_empty() {
+            match self.lock_anew(id, prefix).await? {
+                Some(token) => token,
+                None => return Ok(false),
+            }
+        } else {
+            token.to_string()
+        };
+        // A counter that is no number ends the fetching script half-way, each time.
+        self.mend_fields(id).await?;
+        Ok(self.hand_back(id, &token).await?.is_ok())
     }
 
     /// Locks an active job whose lock expired; `None` if somebody was faster.
@@ -85,7 +97,7 @@ impl Queue {
             return Ok(None);
         }
         let Some(waiting) = self.waiting_ids().await? else {
-            tracing::debug!("the backlog is large: the search for lost jobs is put off");
+            tracing::info!("more than {LARGEST_BACKLOG} jobs wait: the search for lost jobs is put off");
             return Ok(Some(0));
         };
         let mut restored = 0;

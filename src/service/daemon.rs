@@ -46,7 +46,7 @@ struct Daemon {
 
 /// Runs the daemon until a signal ends it, or until something does that waiting cannot heal.
 pub async fn run(instance: &str, config: Config) -> Exit {
-    let mut signals = match Signals::new() {
+    let mut signals = match Signals::new(Manager::is_there()) {
         Ok(signals) => signals,
         Err(error) => {
             tracing::error!(message_id = events::WORKER_FAILED, "signals cannot be caught: {error}");

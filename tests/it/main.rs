@@ -24,9 +24,13 @@ mod interop;
 mod job_size;
 mod journal;
 mod links;
+#[cfg(feature = "test-jobs")]
+mod lost_answers;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
+#[cfg(feature = "test-jobs")]
+mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
 mod schedulers;

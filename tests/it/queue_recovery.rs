@@ -278,7 +278,7 @@ async fn counters_that_are_no_numbers_stop_neither_the_job_nor_the_stalled_check
     fixture.leases.retire(&token);
     assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap(), 1);
     let (fetched, token) = fixture.fetch().await;
-    assert_eq!((fetched.attempts_made, fetched.attempts_started, fetched.broken_counter), (0, 1, false));
+    assert_eq!((fetched.attempts_made, fetched.attempts_started, fetched.broken_fields), (0, 1, false));
 
     let _: i64 = fixture.redis(&["HSET", &keys.job(&id), "stc", "x"]).await;
     fixture.leases.retire(&token);
@@ -287,6 +287,6 @@ async fn counters_that_are_no_numbers_stop_neither_the_job_nor_the_stalled_check
     assert!(fixture.queue.check_stalled().await.is_err_and(|error| !error.is_unavailable()));
     assert_eq!(fixture.queue.restore_lost_jobs().await.unwrap(), Some(1));
     let (fetched, _) = fixture.fetch().await;
-    assert!(fetched.broken_counter);
-    assert_eq!(fixture.queue.mend_counters(&id).await.unwrap(), ["stc"]);
+    assert!(fetched.broken_fields);
+    assert_eq!(fixture.queue.mend_fields(&id).await.unwrap(), ["stc"]);
 }

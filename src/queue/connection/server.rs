@@ -98,9 +98,9 @@ pub(super) async fn open(client: &Client, name: Option<&str>) -> RedisResult<Mul
     }
     // A server that is loading, or a replica that lost its primary, accepts connections and serves nothing.
     setup.cmd("PING");
-    for answer in connection.req_packed_commands(&setup, 0, setup.len()).await? {
-        answer.extract_error()?;
-    }
+    let answers = connection.req_packed_commands(&setup, 0, setup.len()).await?;
+    // The name is for people: a login that may not set it works all the same. The PING's answer is the last.
+    answers.into_iter().next_back().map_or(Ok(()), |answer| answer.extract_error().map(drop))?;
     Ok(connection)
 }
 
