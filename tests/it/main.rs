@@ -23,6 +23,7 @@ mod journal;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
+mod readme;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
 mod schedulers;
