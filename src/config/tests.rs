@@ -93,7 +93,7 @@ fn each_wrong_value_is_one_mistake() {
         ("QUEUE_NAME", "a b"),
         ("WORKER_CONCURRENCY", "257"),
         ("WORKER_CONCURRENCY", "1.5"),
-        ("SHUTDOWN_TIMEOUT_SECONDS", "33"),
+        ("SHUTDOWN_TIMEOUT_SECONDS", "32"),
         ("SHUTDOWN_TIMEOUT_SECONDS", "soon"),
         ("STUCK_RUN_TIMEOUT_MINUTES", "0"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "hourly"),
@@ -119,7 +119,7 @@ fn values_are_read_as_people_write_them() {
     assert_eq!(good(&[("DB_HOST", "[::1]")]).database.host, DatabaseHost::Tcp("::1".into()));
     assert_eq!(good(&[("DB_HOST", "10.0.0.7")]).database.host, DatabaseHost::Tcp("10.0.0.7".into()));
     assert_eq!(good(&[("LOG_LEVEL", "WARN")]).log_level, LogLevel::Warn);
-    assert_eq!(good(&[("SHUTDOWN_TIMEOUT_SECONDS", "32")]).worker.shutdown_timeout.as_secs(), 32);
+    assert_eq!(good(&[("SHUTDOWN_TIMEOUT_SECONDS", "31")]).worker.shutdown_timeout.as_secs(), 31);
     let socket = good(&[("DB_HOST", "/run/postgresql"), ("DB_SSL", "require")]).database;
     assert_eq!(socket.host, DatabaseHost::Socket("/run/postgresql".into()));
     assert_eq!(socket.ssl, SslMode::Disable, "PostgreSQL has no TLS on sockets");

@@ -25,6 +25,7 @@ mod lost_answers;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
+mod readme;
 #[cfg(feature = "test-jobs")]
 mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
