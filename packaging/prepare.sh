@@ -16,23 +16,36 @@ need_debian() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     echo "Installing ${missing[*]} ..."
-    local policy=/usr/sbin/policy-rc.d made=''
-    if [ ! -e $policy ]; then
-        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
-        as_root chmod 755 $policy
-        made=yes
-    fi
-    local status=0
-    { as_root apt-get update -qq &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
-        >/tmp/floh-apt.$$ 2>&1 </dev/null || status=$?
-    [ -z "$made" ] || as_root rm -f $policy
-    if [ $status -ne 0 ]; then
-        cat /tmp/floh-apt.$$ >&2
-        echo "apt could not install ${missing[*]}; install them and call this again." >&2
-    fi
-    rm -f /tmp/floh-apt.$$
-    return $status
+    as_root bash -c "$(declare -f install_without_starting); install_without_starting \"\$@\"" bash "${missing[@]}" && return
+    echo "apt could not install ${missing[*]}; install them and call this again." >&2
+    return 1
+}
+
+# For need_debian, in a root shell of its own, which tidies up however it or its caller ends. While it installs, a policy
+# forbids services to start. Only one such shell at a time does so, or the second would lose the policy when the first is
+# done. So a policy with our mark that is found under the lock was left by one that was killed, and goes; anybody else's
+# stays.
+install_without_starting() {
+    set -u
+    # Not local: the traps need them after the function's end.
+    policy=/usr/sbin/policy-rc.d mark='# made by floh-worker while it installs packages' status=0
+    exec 9>/run/floh-worker-install.lock
+    flock 9
+    log=$(mktemp)
+    remove_ours() { ! grep -qsF "$mark" "$policy" || rm -f "$policy"; }
+    trap 'remove_ours; rm -f "$log"' EXIT
+    # apt gets the terminal's Ctrl-C too, and stops where it can.
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    remove_ours
+    # Made only where there is none.
+    (umask 022 && set -C && printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy") 2>/dev/null && chmod 755 "$policy"
+    export DEBIAN_FRONTEND=noninteractive
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null 9>&- ||
+        status=$?
+    [ "$status" = 0 ] || cat "$log" >&2
+    return "$status"
 }
 
 # Node.js with npm, from wherever; Debian's if there is none.

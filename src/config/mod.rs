@@ -30,7 +30,7 @@ pub use types::{
     AuditConfig, CheckpointKey, Config, DatabaseConfig, DatabaseHost, LogLevel, QueueConfig, RedisConfig,
     RedisEndpoint, SslMode, WorkerConfig,
 };
-pub use worker::{HAND_BACK_TIME, UNIT_STOP_TIMEOUT};
+pub use worker::{CLOSE_TIME, HAND_BACK_TIME, LONGEST_SHUTDOWN_TIMEOUT, UNIT_STOP_TIMEOUT};
 
 use reader::Reader;
 

@@ -97,7 +97,7 @@ fn each_wrong_value_is_one_mistake() {
         ("MAX_JOB_BYTES", "1M"),
         ("WORKER_CONCURRENCY", "257"),
         ("WORKER_CONCURRENCY", "1.5"),
-        ("SHUTDOWN_TIMEOUT_SECONDS", "33"),
+        ("SHUTDOWN_TIMEOUT_SECONDS", "32"),
         ("SHUTDOWN_TIMEOUT_SECONDS", "soon"),
         ("STUCK_RUN_TIMEOUT_MINUTES", "0"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "hourly"),
@@ -126,7 +126,7 @@ fn values_are_read_as_people_write_them() {
     for bytes in [1024, 536_870_912] {
         assert_eq!(good(&[("MAX_JOB_BYTES", &bytes.to_string())]).queue.max_job_bytes, bytes);
     }
-    assert_eq!(good(&[("SHUTDOWN_TIMEOUT_SECONDS", "32")]).worker.shutdown_timeout.as_secs(), 32);
+    assert_eq!(good(&[("SHUTDOWN_TIMEOUT_SECONDS", "31")]).worker.shutdown_timeout.as_secs(), 31);
     let socket = good(&[("DB_HOST", "/run/postgresql"), ("DB_SSL", "require")]).database;
     assert_eq!(socket.host, DatabaseHost::Socket("/run/postgresql".into()));
     assert_eq!(socket.ssl, SslMode::Disable, "PostgreSQL has no TLS on sockets");

@@ -11,8 +11,18 @@ use std::time::Duration;
 /// The unit's `TimeoutStopSec`: after it systemd kills what is left.
 pub const UNIT_STOP_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// What a drain needs after its deadline, to hand the running jobs back and to close both connections.
+/// How long the jobs that are handed back at the end of a drain may take to be so.
 pub const HAND_BACK_TIME: Duration = Duration::from_secs(2);
+
+/// How long PostgreSQL and Redis may then take to say good-bye.
+pub const CLOSE_TIME: Duration = Duration::from_secs(1);
+
+/// The longest time to finish that fits: hand-back and good-bye follow, and a second is left before systemd kills.
+pub const LONGEST_SHUTDOWN_TIMEOUT: Duration =
+    UNIT_STOP_TIMEOUT.saturating_sub(AFTER_DEADLINE).saturating_sub(Duration::from_secs(1));
+
+/// What a drain needs after its deadline.
+const AFTER_DEADLINE: Duration = HAND_BACK_TIME.saturating_add(CLOSE_TIME);
 
 /// Beyond this the pool would ask PostgreSQL for more connections than its default allows several times over.
 const MOST_JOBS: usize = 256;
@@ -63,13 +73,13 @@ pub(super) fn worker(reader: &mut Reader) -> WorkerConfig {
 
 /// The drain must end before systemd loses its patience, with time for the hand-back.
 fn shutdown_timeout(text: &str) -> Result<Duration, String> {
-    let most = UNIT_STOP_TIMEOUT.saturating_sub(HAND_BACK_TIME).as_secs() - 1;
+    let most = LONGEST_SHUTDOWN_TIMEOUT.as_secs();
     let seconds = whole(0..=86_400, "a number of seconds")(text)?;
     if seconds > most {
         return Err(format!(
             "at most {most} is possible: the unit's TimeoutStopSec={} must leave {} s for handing jobs back",
             UNIT_STOP_TIMEOUT.as_secs(),
-            HAND_BACK_TIME.as_secs(),
+            AFTER_DEADLINE.as_secs(),
         ));
     }
     Ok(Duration::from_secs(seconds))

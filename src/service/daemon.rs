@@ -11,7 +11,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    config::Config,
+    config::{CLOSE_TIME, Config, HAND_BACK_TIME},
     events,
     jobs::{self, Runner},
     queue::{
@@ -24,14 +24,9 @@ use crate::{
     store::{Store, StoreError},
 };
 use base64::Engine;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-
-/// How long the jobs that are handed back at the end of a drain may take to be so.
-const HAND_BACK: Duration = Duration::from_secs(2);
-/// How long PostgreSQL and Redis may take to say good-bye.
-const CLOSE: Duration = Duration::from_secs(1);
 
 /// Everything that lives as long as the process.
 struct Daemon {
@@ -212,7 +207,7 @@ impl Daemon {
         tokio::select! {
             () = &mut consuming => return clean,
             signal = signals.next() => tracing::error!("{signal} a third time: the end"),
-            () = tokio::time::sleep(HAND_BACK) => {}
+            () = tokio::time::sleep(HAND_BACK_TIME) => {}
         }
         for lease in self.leases.held() {
             tracing::error!(
@@ -273,7 +268,7 @@ impl Daemon {
             }
             self.queue.link.close().await;
         };
-        let _ = tokio::time::timeout(CLOSE, closing).await;
+        let _ = tokio::time::timeout(CLOSE_TIME, closing).await;
         self.store.close();
     }
 }

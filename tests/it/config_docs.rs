@@ -1,12 +1,13 @@
 //! The example file, the man pages and the unit say what the code does: the table of variables is the measure.
 
 use clap::CommandFactory;
-use floh_worker::config::{UNIT_STOP_TIMEOUT, VARIABLES, Variable};
+use floh_worker::config::{LONGEST_SHUTDOWN_TIMEOUT, UNIT_STOP_TIMEOUT, VARIABLES, Variable};
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 const EXAMPLE: &str = include_str!("../../packaging/env.example");
 const FLOH_ENV: &str = include_str!("../../packaging/man/floh-env.5");
 const FLOHCTL: &str = include_str!("../../packaging/man/flohctl.1");
+const README: &str = include_str!("../../README.md");
 const UNIT: &str = include_str!("../../systemd/floh-worker@.service");
 
 /// The assignments in the example, with the line above each.
@@ -113,4 +114,17 @@ fn the_man_pages_are_in_order() {
 fn the_unit_waits_as_long_as_the_settings_assume() {
     let line = format!("\nTimeoutStopSec={}\n", UNIT_STOP_TIMEOUT.as_secs());
     assert!(UNIT.contains(&line), "the unit's TimeoutStopSec is another than the code's");
+}
+
+#[test]
+fn every_document_names_the_longest_drain_that_the_code_allows() {
+    let longest = format!("at most {}", LONGEST_SHUTDOWN_TIMEOUT.as_secs());
+    let name = "SHUTDOWN_TIMEOUT_SECONDS";
+    let (comment, ..) = assignments().into_iter().find(|(_, variable, _)| *variable == name).unwrap();
+    assert!(comment.contains(&longest), "env.example: {comment}");
+    assert!(UNIT.contains(&format!("{name} (30, {longest})")), "the unit lacks {longest}");
+    let text = entry(VARIABLES.iter().find(|variable| variable.name == name).unwrap());
+    assert!(text.to_lowercase().contains(&longest), "floh-env(5): {text}");
+    let row = README.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
+    assert!(row.contains(&longest), "README: {row}");
 }

@@ -29,6 +29,7 @@ mod lost_answers;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
+mod readme;
 #[cfg(feature = "test-jobs")]
 mod reclaim;
 #[cfg(feature = "test-jobs")]

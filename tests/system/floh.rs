@@ -33,14 +33,18 @@ pub fn installed_machine() -> Machine {
     machine
 }
 
-/// Installs one of the two packages with apt. The machine has no network: nothing can be downloaded for it.
+/// Installs one of the packages with apt. The machine has no network: nothing can be downloaded for it.
 pub fn install(machine: &Machine, version: &str) {
     machine.ok(&apt_install(version));
 }
 
-/// The command that does.
+/// The command that does. Where both the package and somebody else have changed /etc/floh/env, the latter's stays: without
+/// being told so, dpkg would ask.
 pub fn apt_install(version: &str) -> String {
-    format!("apt-get install --yes --no-install-recommends /packages/floh-worker_*{version}_*.deb </dev/null")
+    format!(
+        "apt-get install --yes --no-install-recommends -o Dpkg::Options::=--force-confold \
+         /packages/floh-worker_*{version}_*.deb </dev/null"
+    )
 }
 
 /// Writes /etc/floh/env: where the database is, and `more` lines. The file keeps its mode.

@@ -1,11 +1,11 @@
 //! Installing, removing and purging.
 
 use crate::{
-    floh::{install, installed_machine, ready_machine, start},
-    machine::{Machine, packages, path_from},
+    floh::{Jobs, install, installed_machine, ready_machine, start},
+    machine::{Machine, run_unbooted},
     support::wait_for,
 };
-use std::{process::Command, time::Duration};
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -27,6 +27,11 @@ fn a_fresh_install_enables_the_target_and_breaks_nothing() {
         machine.ok(&format!("man -w {page}"));
     }
     assert!(machine.ok("journalctl --list-catalog").contains("floh"), "the catalogue has no entry of ours");
+    // Whose code is in the binaries, as the licences want it told.
+    machine.ok("grep -q '2018 BullForce Labs AB and contributors' /usr/share/doc/floh-worker/copyright");
+    for linked in ["ring", "subtle", "refinery", "tokio"] {
+        machine.ok(&format!("zgrep -q '^{linked} [0-9.]* (' /usr/share/doc/floh-worker/third-party-notices.gz"));
+    }
     for program in ["floh-worker", "flohctl"] {
         assert!(machine.ok(&format!("{program} --version")).ends_with("~test1"));
     }
@@ -38,8 +43,16 @@ fn removal_waits_for_the_workers_keeps_the_settings_and_a_new_install_brings_the
     machine.ok("systemctl enable --now floh-worker@{1..2}");
     start(&machine, "hand");
     machine.ok("echo LOG_LEVEL=warn >/etc/floh/worker-2.env");
+    let mut jobs = Jobs::of(&machine);
+    let id = jobs.sleep(12_000);
+    jobs.wait_until(&id, "active", SOON);
+    let begin = Instant::now();
     machine.ok("apt-get remove --yes floh-worker");
+    let took = begin.elapsed();
     assert_eq!(machine.fails("pgrep -x floh-worker").0, 1, "no worker outlives the package");
+    assert!(took > Duration::from_secs(6), "the removal took only {took:?}");
+    assert_eq!(jobs.state(&id), "completed", "the removal waited for the job");
+    assert_eq!(jobs.look(&id)["attemptsMade"], 1);
     // What enabled the instances stays, so systemd knows the target's name; nothing of it runs or has failed.
     assert_eq!(
         machine.ok("systemctl list-units --state=active,activating,failed --no-legend --plain 'floh-worker*'"),
@@ -94,34 +107,15 @@ fn a_policy_against_starting_services_is_honoured() {
 
 #[test]
 fn the_package_installs_upgrades_and_purges_where_no_systemd_runs() {
-    let script = r#"
-        set -e
-        folder=$(mktemp -d)
-        mount -t tmpfs floh-test "$folder"
-        mkdir "$folder/upper" "$folder/work" "$folder/root"
-        mount -t overlay -o "lowerdir=$TREE,upperdir=$folder/upper,workdir=$folder/work" floh-test "$folder/root"
-        mkdir "$folder/root/packages"
-        mount --bind "$PACKAGES" "$folder/root/packages"
-        mount -t proc proc "$folder/root/proc"
-        chroot "$folder/root" sh -ec '
-            ! test -d /run/systemd/system
-            dpkg -i /packages/floh-worker_*~test1_*.deb
-            test -L /etc/systemd/system/multi-user.target.wants/floh-worker.target
-            getent passwd _floh
-            dpkg -i /packages/floh-worker_*~test2_*.deb
-            dpkg --purge floh-worker
-            ! test -e /etc/floh
-            ! test -e /etc/systemd/system/multi-user.target.wants/floh-worker.target
-        '
-    "#;
-    let output = Command::new("unshare")
-        .args(["--mount", "--pid", "--fork", "--propagation", "private", "--", "bash", "-c", script])
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("TREE", path_from("FLOH_SYSTEM_TREE"))
-        .env("PACKAGES", packages())
-        .output()
-        .unwrap();
+    let output = run_unbooted(
+        "test ! -d /run/systemd/system
+        dpkg -i /packages/floh-worker_*~test1_*.deb
+        test -L /etc/systemd/system/multi-user.target.wants/floh-worker.target
+        getent passwd _floh
+        dpkg -i /packages/floh-worker_*~test2_*.deb
+        dpkg --purge floh-worker
+        test ! -e /etc/floh
+        test ! -e /etc/systemd/system/multi-user.target.wants/floh-worker.target",
+    );
     assert!(output.status.success(), "{}", crate::machine::said(&output));
 }

@@ -4,6 +4,7 @@ use crate::{
     floh::{Jobs, configure, journal, message, ready_machine, start},
     support::wait_for,
 };
+use floh_worker::events;
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -146,4 +147,33 @@ fn a_hung_worker_is_ended_by_the_watchdog_and_started_again() {
     assert_eq!(machine.show("floh-worker@1", "NRestarts"), "1");
     let told = journal(&machine, "_PID=1 UNIT=floh-worker@1.service");
     assert!(told.iter().any(|entry| message(entry).contains("Watchdog timeout")), "{told:?}");
+}
+
+#[test]
+fn a_killed_worker_is_started_again_and_its_job_runs_again_and_completes_once() {
+    let machine = ready_machine();
+    configure(&machine, "LOG_LEVEL=debug");
+    start(&machine, "1");
+    let mut jobs = Jobs::of(&machine);
+    let id = jobs.sleep(5_000);
+    jobs.wait_until(&id, "active", SOON);
+    let pid = machine.show("floh-worker@1", "MainPID");
+    machine.ok("systemctl kill -s KILL floh-worker@1");
+    wait_for("systemd starts the worker again", SOON, || {
+        let now = machine.show("floh-worker@1", "MainPID");
+        (now != pid && machine.show("floh-worker@1", "ActiveState") == "active").then_some(())
+    });
+    assert_eq!(machine.show("floh-worker@1", "NRestarts"), "1");
+    let told = journal(&machine, "_PID=1 UNIT=floh-worker@1.service");
+    assert!(told.iter().any(|entry| message(entry).contains("status=9/KILL")), "{told:?}");
+
+    // Its lock has to expire first.
+    jobs.wait_until(&id, "completed", Duration::from_secs(100));
+    let entries = journal(&machine, &format!("FLOH_JOB_ID={id}"));
+    let times = |event: &str| entries.iter().filter(|entry| entry["MESSAGE_ID"] == event).count();
+    assert_eq!(times(events::JOB_STARTED), 2, "{entries:?}");
+    assert_eq!(times(events::JOB_COMPLETED), 1, "{entries:?}");
+    assert_eq!((jobs.count("completed"), jobs.count("failed"), jobs.count("waiting")), (1, 0, 0));
+    assert_eq!(jobs.look(&id)["attemptsMade"], 1, "the killed run was charged as an attempt");
+    assert_eq!(machine.show("floh-worker@1", "NRestarts"), "1");
 }

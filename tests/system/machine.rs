@@ -177,7 +177,39 @@ pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The folder with the two packages: floh-worker 0.x~test1 and ~test2, built from the same sources.
+/// Runs a shell script, as root, in an overlay of the tree in which no systemd runs. The packages are in /packages, our
+/// own folder of that name in /packaging.
+pub fn run_unbooted(script: &str) -> Output {
+    let enter = r#"
+        set -e
+        folder=$(mktemp -d)
+        mount -t tmpfs floh-test "$folder"
+        mkdir "$folder/upper" "$folder/work" "$folder/root"
+        mount -t overlay -o "lowerdir=$TREE,upperdir=$folder/upper,workdir=$folder/work" floh-test "$folder/root"
+        mkdir "$folder/root/packages" "$folder/root/packaging"
+        mount --bind "$PACKAGES" "$folder/root/packages"
+        mount --bind "$PACKAGING" "$folder/root/packaging"
+        mount -t proc proc "$folder/root/proc"
+        chroot "$folder/root" bash -ec "$SCRIPT"
+    "#;
+    Command::new("unshare")
+        .args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--propagation", "private", "--"])
+        .args(["timeout", COMMAND_LIMIT, "bash", "-c", enter])
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .envs([("HOME", "/root"), ("LANG", "C.UTF-8"), ("DEBIAN_FRONTEND", "noninteractive")])
+        .env("SCRIPT", script)
+        .env("TREE", path_from("FLOH_SYSTEM_TREE"))
+        .env("PACKAGES", packages())
+        .env("PACKAGING", concat!(env!("CARGO_MANIFEST_DIR"), "/packaging"))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare (util-linux)")
+}
+
+/// The folder with the packages, built from the same sources: floh-worker 0.x~test1; ~test2, with another /etc/floh/env;
+/// and ~test3, with one migration more.
 pub fn packages() -> PathBuf {
     path_from("FLOH_SYSTEM_PACKAGES")
 }

@@ -1,0 +1,106 @@
+//! README's SQL, as it stands there: what it grants is enough for what it shows, and each statement does what is said.
+
+use crate::{store_ledger::migrated, support::PostgresServer};
+use tokio_postgres::Client;
+
+const README: &str = include_str!("../../README.md");
+/// The run that README's statements name.
+const RUN: &str = "6f1c0d3a-0000-0000-0000-000000000000";
+
+/// A section's indented lines without comments, cut into statements at each semicolon that ends a line.
+fn statements(heading: &str) -> Vec<String> {
+    let (_, section) = README.split_once(&format!("\n## {heading}\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let code: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    let code: Vec<&str> = code.into_iter().filter(|line| !line.starts_with("--")).collect();
+    let text = code.join("\n");
+    let (whole, rest) = text.rsplit_once(';').unwrap();
+    assert_eq!(rest.trim(), "", "README ends within a statement");
+    whole.split(";\n").map(|statement| statement.trim().to_string()).collect()
+}
+
+/// What an API server has there before: an active definition, and the run that is asked for, with a step.
+async fn furnish(api: &Client) {
+    api.batch_execute(&format!(
+        "SET search_path = floh_worker;
+        INSERT INTO workflow_definition (name, status, definition) VALUES ('onboarding', 'active', '{{}}');
+        INSERT INTO workflow_run (id, definition_id) SELECT '{RUN}', id FROM workflow_definition;
+        INSERT INTO workflow_step (run_id, step_id, type) VALUES ('{RUN}', 'grant-role', 'role_grant')"
+    ))
+    .await
+    .unwrap();
+}
+
+/// Runs the statement that begins so, in the role `api`; the rows as text.
+async fn run(server: &PostgresServer, all: &[&String], beginning: &str) -> (u64, Vec<Vec<Option<String>>>) {
+    let found: Vec<_> = all.iter().filter(|text| text.starts_with(beginning)).collect();
+    assert_eq!(found.len(), 1, "README has {} statements {beginning}", found.len());
+    let answers = server.session("api").await.simple_query(found[0]).await.unwrap();
+    let mut rows = Vec::new();
+    let mut count = 0;
+    for answer in answers {
+        match answer {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                rows.push((0..row.len()).map(|column| row.get(column).map(str::to_string)).collect());
+            }
+            tokio_postgres::SimpleQueryMessage::CommandComplete(number) => count = number,
+            _ => {}
+        }
+    }
+    (count, rows)
+}
+
+#[tokio::test]
+async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
+    let (server, _store) = migrated().await;
+    let owner = server.session("floh").await;
+    furnish(&owner).await;
+    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
+    let statements = statements("What an API server does");
+    let (grants, all): (Vec<_>, Vec<_>) = statements.iter().partition(|text| text.starts_with("GRANT "));
+    for grant in &grants {
+        owner.batch_execute(grant).await.unwrap();
+    }
+    let text = |words: &[&str]| words.iter().map(|word| Some((*word).to_string())).collect::<Vec<_>>();
+
+    let (count, rows) = run(&server, &all, "INSERT INTO floh_worker.workflow_run ").await;
+    assert_eq!((count, rows.len()), (1, 1));
+    let sql = "SELECT status, engine, submitter_id, variables->>'role' FROM workflow_run WHERE id = $1::text::uuid";
+    let row = owner.query_one(sql, &[&rows[0][0]]).await.unwrap();
+    let new: Vec<&str> = (0..4).map(|column| row.get(column)).collect();
+    assert_eq!(new, ["pending", "floh-worker", "u-17", "auditor"]);
+
+    let (_, rows) = run(&server, &all, "SELECT status, failure_reason FROM floh_worker.workflow_run ").await;
+    assert_eq!(rows, [vec![Some("pending".to_string()), None]]);
+    let (_, rows) = run(&server, &all, "SELECT step_id, ").await;
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0][..3], text(&["grant-role", "1", "pending"]));
+
+    let (count, _) = run(&server, &all, "UPDATE floh_worker.workflow_run ").await;
+    assert_eq!(count, 1);
+    let (_, rows) = run(&server, &all, "SELECT status, failure_reason FROM floh_worker.workflow_run ").await;
+    assert_eq!(rows, [text(&["cancelled", "withdrawn"])]);
+    let (count, _) = run(&server, &all, "UPDATE floh_worker.workflow_run ").await;
+    assert_eq!(count, 0, "what has ended is not cancelled again");
+
+    let (count, _) = run(&server, &all, "INSERT INTO floh_worker.audit_log ").await;
+    assert_eq!(count, 1);
+    let chained = "SELECT action FROM audit_chain JOIN audit_log ON audit_log.id = audit_id";
+    assert_eq!(owner.query_one(chained, &[]).await.unwrap().get::<_, &str>(0), "role.granted");
+    assert_eq!(all.len(), 5, "a statement that this test does not know: {all:?}");
+
+    // The rights are no more than that.
+    let api = server.session("api").await;
+    for refused in ["DELETE FROM floh_worker.workflow_run", "SELECT * FROM floh_worker.audit_log"] {
+        let error = api.batch_execute(refused).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "42501", "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn the_monitoring_statement_runs() {
+    let (server, _store) = migrated().await;
+    let (_, rest) = README.split_once("    psql -c '").unwrap();
+    let (statement, _) = rest.split_once("'\n").unwrap();
+    server.session("floh").await.query(statement, &[]).await.unwrap();
+}
