@@ -39,6 +39,10 @@ impl Fate {
     }
 
     fn condemn(&self, generation: u64) {
+        #[cfg(feature = "test-jobs")]
+        if crate::switches::off("reconnect") {
+            return;
+        }
         // Only the first of many timeouts of one generation counts.
         let _ = self.0.compare_exchange(generation, generation + 1, Ordering::AcqRel, Ordering::Acquire);
     }
@@ -96,6 +100,8 @@ impl Link {
         F: Future<Output = redis::RedisResult<T>>,
     {
         let (connection, generation, serial) = self.connection().await?;
+        #[cfg(feature = "test-jobs")]
+        let deadline = if crate::switches::off("deadlines") { Duration::from_secs(3600) } else { deadline };
         match tokio::time::timeout(deadline, work(connection)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
@@ -119,6 +125,10 @@ impl Link {
     }
 
     async fn drop_connection(&self, serial: u64) {
+        #[cfg(feature = "test-jobs")]
+        if crate::switches::off("reconnect") {
+            return;
+        }
         let mut state = self.state.lock().await;
         if state.live.as_ref().is_some_and(|live| live.serial == serial) {
             state.live = None;
