@@ -18,6 +18,8 @@ CREATE TABLE worker_instance (
     pid integer NOT NULL,
     version text NOT NULL,
     started_at timestamptz NOT NULL DEFAULT now(),
+    -- Since when it has been heard of without a gap: an outage or a suspended machine begins it anew.
+    alive_since timestamptz NOT NULL DEFAULT now(),
     last_seen timestamptz NOT NULL DEFAULT now()
 );
 

@@ -50,6 +50,8 @@ events! {
     DEPENDENCY_DOWN = "ede627dbd461421d9a2d38f0e1e25aab";
     /// It answers again.
     DEPENDENCY_UP = "322103b9113e460ebf240f4bc80ba2e5";
+    /// Redis' primary is another server than before.
+    PRIMARY_CHANGED = "4476de65ff634829a24078d7c0b2aee3";
     /// The database's schema is missing or too old; the worker waits for it.
     SCHEMA_WAITING = "1facaef93bca401ea1b06ad4424c8190";
     /// The database's schema is too new for this worker.
@@ -72,6 +74,20 @@ events! {
     JOB_STALLED = "83bc9f28ef0b473ba359f12920b98441";
     /// The job could not be run at all: an unknown name, or data that cannot be read.
     JOB_REFUSED = "b9aa62e01f36408f82c6008baef19da1";
+    /// Workers died while the job ran: it is suspected, and runs alone from now on.
+    JOB_SUSPECTED = "5d0c9f1b6a1e4c6f8b1a4e0d5a7c3f92";
+    /// Too many workers died while the job ran: it is failed and not run again until somebody releases it.
+    JOB_QUARANTINED = "c1f4a3d27be84c0f9a6e52b7d80e1c35";
+    /// The job ran longer than it may.
+    JOB_TIMED_OUT = "2a7e6c58f0b94d7fb3c1d94e8a605b17";
+    /// Somebody asked for the running job to be cancelled.
+    JOB_CANCELLED = "8e3b5d90c6a24f1d97f02c4b6a1de853";
+    /// What the previous life of this instance held was given back.
+    PREDECESSOR_RECLAIMED = "b7d15f3e9c0a4826ae4d13f57c92e06a";
+    /// The cgroup's memory is nearly used up: no new job is taken, or the worker restarts.
+    MEMORY_PRESSURE = "f40a9be26d7c4e3c8152d6b39e0f7a41";
+    /// Wake-ups that the queue had lost were sent again.
+    WAKE_UPS_RESTORED = "39c2e84fb51d47a0be6713d9f5ca8260";
     /// One option of a job could not be read and is ignored.
     JOB_OPTION_IGNORED = "4959e49d3ffb4412b28b3df494871c38";
     /// The queue was paused.
@@ -84,7 +100,7 @@ events! {
     SCHEDULER_SKIPPED = "55ef05ffabc3441f886b25d54e2d68cd";
     /// A periodic job was not run because another job has run the same tick.
     TICK_SKIPPED = "18b4aa8ef82048cb8231e7f2b8cfc083";
-    /// A checkpoint over the audit log was signed.
+    /// A checkpoint over the audit log was signed, now or by a worker that may have ended before it could say so.
     CHECKPOINT_MADE = "0330c949f4cd45a39846689a2a029ae9";
     /// Runs without progress were failed.
     RUNS_FAILED_AS_STUCK = "f2f20d8b193e4883b2bc9d0b29898d5f";

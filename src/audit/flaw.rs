@@ -79,7 +79,10 @@ pub enum Flaw {
         expected: i64,
     },
     /// A checkpoint's signature does not hold.
-    #[error("checkpoint {number} was changed: its signature by the key {key_id} does not hold")]
+    #[error(
+        "checkpoint {number} is not what the key {key_id} signed: it was changed or forged, or another key is used here \
+         under that name"
+    )]
     BadSignature {
         /// Its number.
         number: i64,
@@ -96,6 +99,37 @@ pub enum Flaw {
         /// Which key it names.
         key_id: String,
     },
+    /// A checkpoint that is remembered outside the database is not there.
+    #[error(
+        "checkpoint {number} is gone: it is known from outside with the head hash {expected}, and here the last one is \
+         number {last}; the checkpoints were removed, or this is an older state of the database (a restored backup)"
+    )]
+    CheckpointLost {
+        /// Its number.
+        number: i64,
+        /// The last checkpoint that is there; 0 for none.
+        last: i64,
+        /// The head hash that it had.
+        expected: String,
+    },
+    /// A checkpoint is not the one that is remembered outside the database.
+    #[error(
+        "checkpoint {number} is another one: its head hash is {found}, and it is known from outside with {expected}; the \
+         log was rewritten and signed again, or an older state of the database was continued (a restored backup)"
+    )]
+    CheckpointReplaced {
+        /// Its number.
+        number: i64,
+        /// The head hash that it had.
+        expected: String,
+        /// The head hash that it has.
+        found: String,
+    },
+    /// There is no checkpoint, and one is demanded.
+    #[error(
+        "nothing is signed: the log has rows and no checkpoint; the checkpoints were removed, or none was made yet"
+    )]
+    NothingSigned,
     /// The chain is shorter than it was when a checkpoint was made.
     #[error(
         "the end of the log was cut off: checkpoint {number} was made over position {to_position}, which is missing"

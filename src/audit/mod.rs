@@ -5,10 +5,12 @@
 
 mod canonical;
 mod checkpoint;
+mod evidence;
 mod flaw;
 mod verify;
 
 pub use canonical::{GENESIS, Hash, canonical, chain_hash};
 pub use checkpoint::{KeyRing, SigningKey, Unverified};
+pub use evidence::{Evidence, Witness};
 pub use flaw::Flaw;
-pub use verify::{Summary, Walker, verify};
+pub use verify::{Summary, Walker, verify, verify_checkpoint, verify_head};

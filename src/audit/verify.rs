@@ -3,6 +3,7 @@
 use super::{
     canonical::{GENESIS, chain_hash},
     checkpoint::{KeyRing, Unverified},
+    evidence::Evidence,
     flaw::Flaw,
 };
 use crate::store::{
@@ -23,7 +24,9 @@ pub struct Summary {
     pub head: Vec<u8>,
     /// Checkpoints.
     pub checkpoints: i64,
-    /// Rows after the last checkpoint.
+    /// The last one.
+    pub last: Option<Checkpoint>,
+    /// Rows after the last checkpoint: they are not signed.
     pub unsigned_rows: i64,
     /// False if no key was given.
     pub signatures_checked: bool,
@@ -84,7 +87,7 @@ impl Walker {
 /// called with the last good position after each page.
 pub async fn verify(
     store: &Store,
-    keys: &KeyRing,
+    evidence: &Evidence,
     mut progress: impl FnMut(i64),
 ) -> Result<Result<Summary, Flaw>, StoreError> {
     let snapshot = store.audit_snapshot().await?;
@@ -92,19 +95,24 @@ pub async fn verify(
         Ok(walker) => walker,
         Err(flaw) => return Ok(Err(flaw)),
     };
-    let last = match verify_checkpoints(&snapshot, keys).await? {
+    let last = match verify_checkpoints(&snapshot, evidence).await? {
         Ok(last) => last,
         Err(flaw) => return Ok(Err(flaw)),
     };
+    if last.is_none() && evidence.demand_checkpoint && walker.position > 0 {
+        return Ok(Err(Flaw::NothingSigned));
+    }
     if let Some(audit_id) = find_unchained(&snapshot).await? {
         return Ok(Err(Flaw::Unchained { audit_id }));
     }
+    let CheckpointHead { number, to_position } = head_of(last.as_ref());
     Ok(Ok(Summary {
         rows: walker.position,
-        unsigned_rows: walker.position - last.to_position,
+        unsigned_rows: walker.position - to_position,
         head: walker.hash,
-        checkpoints: last.number,
-        signatures_checked: !keys.is_empty(),
+        checkpoints: number,
+        last,
+        signatures_checked: !evidence.keys.is_empty(),
     }))
 }
 
@@ -136,41 +144,72 @@ async fn verify_chain(
     }
 }
 
-/// Checks the checkpoints, and returns the last one as the database should remember it.
-async fn verify_checkpoints(
-    snapshot: &AuditSnapshot,
-    keys: &KeyRing,
-) -> Result<Result<CheckpointHead, Flaw>, StoreError> {
-    let mut last = CheckpointHead::default();
-    loop {
-        let page = audit::checkpoint_page(snapshot, last.number, CHECKPOINT_PAGE).await?;
-        if page.is_empty() {
-            break;
-        }
-        for (checkpoint, chain_hash) in &page {
-            if let Err(flaw) = verify_checkpoint(last, checkpoint, chain_hash.as_deref(), keys) {
-                return Ok(Err(flaw));
-            }
-            last = CheckpointHead { number: checkpoint.number, to_position: checkpoint.to_position };
-        }
-    }
-    Ok(match audit::checkpoint_head(snapshot).await? {
-        Some(head) if head == last => Ok(last),
-        Some(head) if head.number > last.number => Err(Flaw::CheckpointRemoved { number: last.number + 1 }),
-        _ => Err(Flaw::CheckpointHead { number: last.number }),
+/// What the database should remember if this is its last checkpoint.
+fn head_of(last: Option<&Checkpoint>) -> CheckpointHead {
+    last.map_or_else(CheckpointHead::default, |last| CheckpointHead {
+        number: last.number,
+        to_position: last.to_position,
     })
 }
 
-/// Checks a checkpoint against the one before it, its signature, and the chain's hash at its last position.
-fn verify_checkpoint(
-    last: CheckpointHead,
+/// Checks the checkpoints, and returns the last one.
+async fn verify_checkpoints(
+    snapshot: &AuditSnapshot,
+    evidence: &Evidence,
+) -> Result<Result<Option<Checkpoint>, Flaw>, StoreError> {
+    let mut last: Option<Checkpoint> = None;
+    loop {
+        let page = audit::checkpoint_page(snapshot, head_of(last.as_ref()).number, CHECKPOINT_PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
+        for (checkpoint, chain_hash) in page {
+            let before = head_of(last.as_ref());
+            let mut known = evidence.witnesses.iter().filter(|witness| witness.number == checkpoint.number);
+            let verified = verify_checkpoint(before, &checkpoint, chain_hash.as_deref(), &evidence.keys)
+                .and_then(|()| known.try_for_each(|witness| witness.check(Some(&checkpoint), checkpoint.number)));
+            if let Err(flaw) = verified {
+                return Ok(Err(flaw));
+            }
+            last = Some(checkpoint);
+        }
+    }
+    if let Err(flaw) = verify_head(audit::checkpoint_head(snapshot).await?, last.as_ref()) {
+        return Ok(Err(flaw));
+    }
+    let number = head_of(last.as_ref()).number;
+    let mut lost = evidence.witnesses.iter().filter(|witness| witness.number > number);
+    Ok(lost.try_for_each(|witness| witness.check(None, number)).map(|()| last))
+}
+
+/// Checks what the database remembers of the last checkpoint against the last one that there is.
+///
+/// # Errors
+/// They differ, or nothing is remembered.
+pub fn verify_head(head: Option<CheckpointHead>, last: Option<&Checkpoint>) -> Result<(), Flaw> {
+    let expected = head_of(last);
+    let number = expected.number;
+    match head {
+        Some(head) if head == expected => Ok(()),
+        Some(head) if head.number > number => Err(Flaw::CheckpointRemoved { number: number + 1 }),
+        _ => Err(Flaw::CheckpointHead { number }),
+    }
+}
+
+/// Checks a checkpoint against the one before it, its signature (if there are keys), and the chain's hash at its last
+/// position.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn verify_checkpoint(
+    before: CheckpointHead,
     checkpoint: &Checkpoint,
     chain_hash: Option<&[u8]>,
     keys: &KeyRing,
 ) -> Result<(), Flaw> {
     let Checkpoint { number, from_position, to_position, row_count, .. } = *checkpoint;
-    if number != last.number + 1 {
-        return Err(Flaw::CheckpointRemoved { number: last.number + 1 });
+    if number != before.number + 1 {
+        return Err(Flaw::CheckpointRemoved { number: before.number + 1 });
     }
     if !keys.is_empty() {
         let key_id = || checkpoint.key_id.clone();
@@ -179,7 +218,7 @@ fn verify_checkpoint(
             Unverified::BadSignature => Flaw::BadSignature { number, key_id: key_id() },
         })?;
     }
-    let expected = last.to_position + 1;
+    let expected = before.to_position + 1;
     // The database's constraints keep these numbers far from overflow, but whoever tampers may drop constraints.
     let count = to_position.checked_sub(from_position).and_then(|span| span.checked_add(1));
     if from_position != expected || to_position < from_position || count != Some(row_count) {

@@ -1,10 +1,11 @@
 //! flohctl, the operator's tool: one file per command.
 //!
-//! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available (try again),
-//! 70 something failed, 78 the configuration has to change.
+//! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available or its schema not
+//! migrated (try again), 70 something failed, 78 the configuration has to change.
 
 mod audit;
 mod config;
+mod job;
 mod migrate;
 mod settings;
 
@@ -44,6 +45,8 @@ pub struct Cli {
 enum Command {
     #[command(subcommand)]
     Audit(audit::Command),
+    #[command(subcommand)]
+    Job(job::Command),
     Migrate(migrate::Arguments),
     Config(config::Arguments),
 }
@@ -75,6 +78,7 @@ async fn run(cli: Cli) -> Answer {
     let configuration = || configuration(&cli.env_files);
     match &cli.command {
         Command::Audit(command) => audit::run(command, &configuration()?).await,
+        Command::Job(command) => job::run(command, &configuration()?).await,
         Command::Migrate(arguments) => migrate::run(arguments, &configuration()?).await,
         Command::Config(arguments) => config::run(arguments, &cli.env_files),
     }

@@ -13,6 +13,7 @@ mod near;
 mod reader;
 mod redis;
 mod report;
+mod sentinels;
 mod source;
 mod table;
 mod types;

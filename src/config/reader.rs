@@ -47,9 +47,15 @@ impl Reader {
 
     /// Whether the variable is set, or, for a secret, given in any other way.
     pub(super) fn is_given(&self, name: &str) -> bool {
-        let secret = table::find(name).filter(|v| v.secret);
-        self.values.contains_key(name)
-            || secret.is_some_and(|v| self.values.contains_key(&v.file_variable()) || self.credential_path(v).is_some())
+        match table::find(name).filter(|v| v.secret) {
+            // Blanks alone are no setting, but they may be a secret.
+            None => self.values.get(name).is_some_and(|value| !value.trim_matches([' ', '\t']).is_empty()),
+            Some(v) => {
+                self.values.contains_key(name)
+                    || self.values.contains_key(&v.file_variable())
+                    || self.credential_path(v).is_some()
+            }
+        }
     }
 
     /// A setting's text without the blanks around it; nothing if it is absent, or is a mistake that was noted.

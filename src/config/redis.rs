@@ -1,7 +1,8 @@
-//! Redis' group of variables, and `REDIS_URL`, which overrides them.
+//! Redis' group of variables, and `REDIS_URL`, which overrides them. Sentinels have a file of their own.
 
 use super::{
     reader::{Reader, authorities, boolean, host_name, plain, quoted, whole},
+    sentinels,
     table::REDIS_GROUP,
     types::{RedisConfig, RedisEndpoint},
     url::{self, ServiceUrl},
@@ -9,10 +10,10 @@ use super::{
 use secrecy::{ExposeSecret, SecretString};
 use std::path::PathBuf;
 
-const PORT: std::ops::RangeInclusive<u16> = 1..=u16::MAX;
+pub(super) const PORT: std::ops::RangeInclusive<u16> = 1..=u16::MAX;
 const DEFAULT_PORT: u16 = 6379;
 const DATABASES: std::ops::RangeInclusive<i64> = 0..=65_535;
-const LONGEST_USER: usize = 255;
+pub(super) const LONGEST_USER: usize = 255;
 
 pub(super) fn read(reader: &mut Reader) -> RedisConfig {
     let mut config = if reader.is_given("REDIS_URL") {
@@ -21,6 +22,7 @@ pub(super) fn read(reader: &mut Reader) -> RedisConfig {
     } else {
         from_variables(reader)
     };
+    sentinels::read(reader, &mut config);
     config.tls_ca = reader.checked("REDIS_TLS_CA", None, authorities);
     if config.tls_ca.is_some() && !config.tls {
         reader
@@ -35,29 +37,42 @@ fn defaults() -> RedisConfig {
         username: None,
         password: None,
         database: 0,
+        sentinel_username: None,
+        sentinel_password: None,
         tls: false,
         tls_ca: None,
     }
 }
 
 fn from_variables(reader: &mut Reader) -> RedisConfig {
-    let host = reader.checked("REDIS_HOST", "localhost".to_string(), |text| {
-        let socket = |reason| format!("{reason}; a Unix socket is REDIS_URL=unix:///path");
-        host_name(text).map_err(socket)
-    });
-    let port = reader.checked("REDIS_PORT", DEFAULT_PORT, whole(PORT, "a port"));
     let config = RedisConfig {
-        endpoint: RedisEndpoint::Tcp { host, port },
+        endpoint: tcp_endpoint(reader),
         username: reader.checked("REDIS_USERNAME", None, |text| plain(LONGEST_USER, "a user name")(text).map(Some)),
         password: reader.secret("REDIS_PASSWORD"),
         database: reader.checked("REDIS_DB", 0, whole(DATABASES, "a database number")),
         tls: reader.checked("REDIS_TLS", false, boolean),
-        tls_ca: None,
+        ..defaults()
     };
     if config.username.is_some() && config.password.is_none() {
         reader.warn("REDIS_USERNAME", "not used, because there is no REDIS_PASSWORD");
     }
     config
+}
+
+/// The one server, where no sentinels are asked: beside those its variables say nothing, and are not checked.
+fn tcp_endpoint(reader: &mut Reader) -> RedisEndpoint {
+    if reader.is_given("REDIS_SENTINELS") {
+        for name in ["REDIS_HOST", "REDIS_PORT"].into_iter().filter(|name| reader.is_given(name)).collect::<Vec<_>>() {
+            reader.info(name, "not used, because REDIS_SENTINELS is given: the sentinels say where the primary is");
+        }
+        return defaults().endpoint;
+    }
+    let host = reader.checked("REDIS_HOST", "localhost".to_string(), |text| {
+        let socket = |reason| format!("{reason}; a Unix socket is REDIS_URL=unix:///path");
+        host_name(text).map_err(socket)
+    });
+    let port = reader.checked("REDIS_PORT", DEFAULT_PORT, whole(PORT, "a port"));
+    RedisEndpoint::Tcp { host, port }
 }
 
 /// Mistakes name the parameter at most: the URL as a whole is a secret.

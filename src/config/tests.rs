@@ -10,17 +10,17 @@ fn load(pairs: &[(&str, &str)]) -> Result<(Config, Vec<Notice>), ConfigErrors> {
     Config::load(&pairs.iter().copied().collect::<Variables>())
 }
 
-fn good(pairs: &[(&str, &str)]) -> Config {
+pub(super) fn good(pairs: &[(&str, &str)]) -> Config {
     load(pairs).unwrap_or_else(|errors| panic!("{errors}")).0
 }
 
-fn notices(pairs: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn notices(pairs: &[(&str, &str)]) -> Vec<String> {
     let (_, notices) = load(pairs).unwrap_or_else(|errors| panic!("{errors}"));
     notices.iter().filter(|n| n.variable != "AUDIT_CHECKPOINT_KEY").map(ToString::to_string).collect()
 }
 
 /// The lines of all mistakes.
-fn mistakes(pairs: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn mistakes(pairs: &[(&str, &str)]) -> Vec<String> {
     load(pairs).err().unwrap_or_else(|| panic!("accepted: {pairs:?}")).to_string().lines().map(str::to_string).collect()
 }
 
@@ -36,6 +36,7 @@ fn the_tables_defaults_are_what_an_empty_environment_gives() {
     assert_eq!(config.database.host, DatabaseHost::Tcp("localhost".into()));
     assert_eq!((config.database.port, config.database.ssl), (5432, SslMode::Prefer));
     assert_eq!((config.queue.name.as_str(), config.queue.prefix.as_str()), ("workflow-scheduler", "bull"));
+    assert_eq!(config.queue.max_job_bytes, 1024 * 1024);
     assert_eq!((config.worker.concurrency, config.worker.shutdown_timeout.as_secs()), (1, 30));
     assert_eq!(config.worker.stuck_run_timeout.as_secs(), 30 * 60);
     assert_eq!((config.log_level, config.worker.mode), (LogLevel::Info, None));
@@ -91,6 +92,9 @@ fn each_wrong_value_is_one_mistake() {
         ("REDIS_DB", "zero"),
         ("QUEUE_NAME", "a:b"),
         ("QUEUE_NAME", "a b"),
+        ("MAX_JOB_BYTES", "1023"),
+        ("MAX_JOB_BYTES", "536870913"),
+        ("MAX_JOB_BYTES", "1M"),
         ("WORKER_CONCURRENCY", "257"),
         ("WORKER_CONCURRENCY", "1.5"),
         ("SHUTDOWN_TIMEOUT_SECONDS", "33"),
@@ -99,6 +103,7 @@ fn each_wrong_value_is_one_mistake() {
         ("AUDIT_CHECKPOINT_SCHEDULE", "hourly"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "* * *"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "61 * * * *"),
+        ("AUDIT_CHECKPOINT_SCHEDULE", "0 0 31 4,6 *"),
         ("DB_PASSWORD_FILE", "relative"),
         ("DB_PASSWORD_FILE", "/does/not/exist"),
         ("DB_PASSWORD_FILE", "/"),
@@ -118,6 +123,9 @@ fn values_are_read_as_people_write_them() {
     assert_eq!(good(&[("DB_HOST", "[::1]")]).database.host, DatabaseHost::Tcp("::1".into()));
     assert_eq!(good(&[("DB_HOST", "10.0.0.7")]).database.host, DatabaseHost::Tcp("10.0.0.7".into()));
     assert_eq!(good(&[("LOG_LEVEL", "WARN")]).log_level, LogLevel::Warn);
+    for bytes in [1024, 536_870_912] {
+        assert_eq!(good(&[("MAX_JOB_BYTES", &bytes.to_string())]).queue.max_job_bytes, bytes);
+    }
     assert_eq!(good(&[("SHUTDOWN_TIMEOUT_SECONDS", "32")]).worker.shutdown_timeout.as_secs(), 32);
     let socket = good(&[("DB_HOST", "/run/postgresql"), ("DB_SSL", "require")]).database;
     assert_eq!(socket.host, DatabaseHost::Socket("/run/postgresql".into()));
@@ -194,6 +202,7 @@ fn every_secret_can_come_from_a_file_or_a_credential_and_never_shows() {
         for config in [&direct, &file, &credential] {
             let given = config.database.password.is_some()
                 || config.redis.password.is_some()
+                || config.redis.sentinel_password.is_some()
                 || config.audit.checkpoint_key.is_some();
             assert!(given, "{}", variable.name);
             let debug = format!("{config:?}");

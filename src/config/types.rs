@@ -66,7 +66,7 @@ pub enum SslMode {
 /// How Redis is reached (`REDIS_*`, or `REDIS_URL`, which overrides them all).
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// Host and port, or a Unix socket.
+    /// Host and port, a Unix socket, or who knows where the primary is.
     pub endpoint: RedisEndpoint,
     /// ACL user; absent means `default`.
     pub username: Option<String>,
@@ -74,7 +74,11 @@ pub struct RedisConfig {
     pub password: Option<SecretString>,
     /// Database number.
     pub database: i64,
-    /// TLS (rustls), with the system's authorities or `tls_ca`.
+    /// The sentinels' own ACL user (`REDIS_SENTINEL_USERNAME`).
+    pub sentinel_username: Option<String>,
+    /// The sentinels' own password (`REDIS_SENTINEL_PASSWORD`).
+    pub sentinel_password: Option<SecretString>,
+    /// TLS (rustls), with the system's authorities or `tls_ca`; to the sentinels too.
     pub tls: bool,
     /// A PEM file with the authorities to trust instead of the system's.
     pub tls_ca: Option<PathBuf>,
@@ -92,6 +96,13 @@ pub enum RedisEndpoint {
     },
     /// Path of the socket.
     Unix(PathBuf),
+    /// Wherever the sentinels say that the primary is.
+    Sentinels {
+        /// Host name or address, and port, of each (`REDIS_SENTINELS`); at least one, each once.
+        sentinels: Vec<(String, u16)>,
+        /// The name under which they watch the primary (`REDIS_SENTINEL_MASTER`).
+        master: String,
+    },
 }
 
 /// Which BullMQ queue is consumed.
@@ -101,6 +112,8 @@ pub struct QueueConfig {
     pub name: String,
     /// Key prefix (`QUEUE_PREFIX`).
     pub prefix: String,
+    /// Jobs with more bytes of data fail without being read (`MAX_JOB_BYTES`).
+    pub max_job_bytes: usize,
 }
 
 /// The worker's own behaviour.

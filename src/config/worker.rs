@@ -4,6 +4,7 @@ use super::{
     reader::{Reader, plain, quoted, whole},
     types::{AuditConfig, CheckpointKey, LogLevel, QueueConfig, WorkerConfig},
 };
+use crate::cron::{self, Cron};
 use secrecy::ExposeSecret;
 use std::time::Duration;
 
@@ -18,6 +19,12 @@ const MOST_JOBS: usize = 256;
 
 /// Thirty days. A run that nobody looked at for longer is not rescued by a larger number.
 const MOST_MINUTES: u64 = 30 * 24 * 60;
+
+/// What a job's data may have at most, unless `MAX_JOB_BYTES` says otherwise.
+const DEFAULT_JOB_BYTES: usize = 1024 * 1024;
+
+/// Below, ordinary jobs would fail; and no value in Redis is larger than 512 MiB.
+const JOB_BYTES: std::ops::RangeInclusive<usize> = 1024..=512 * 1024 * 1024;
 
 /// BullMQ puts the name between colons into every key.
 const LONGEST_QUEUE_NAME: usize = 128;
@@ -35,6 +42,7 @@ pub(super) fn queue(reader: &mut Reader) -> QueueConfig {
     QueueConfig {
         name: reader.checked("QUEUE_NAME", "workflow-scheduler".to_string(), key_part("a queue name", false)),
         prefix: reader.checked("QUEUE_PREFIX", "bull".to_string(), key_part("a key prefix", true)),
+        max_job_bytes: reader.checked("MAX_JOB_BYTES", DEFAULT_JOB_BYTES, whole(JOB_BYTES, "a number of bytes")),
     }
 }
 
@@ -83,24 +91,28 @@ pub(super) fn audit(reader: &mut Reader) -> AuditConfig {
         fits
     });
     if !given {
-        let text = "not set, so no audit checkpoint is scheduled and a cut end of the audit log cannot be proven";
+        let text =
+            "not set, so no audit checkpoint is scheduled and a rewritten audit log cannot be told from a true one";
         reader.warn("AUDIT_CHECKPOINT_KEY", text);
     }
     AuditConfig {
         checkpoint_schedule: reader.checked("AUDIT_CHECKPOINT_SCHEDULE", "0 * * * *".to_string(), |text| {
-            cron(text).map(|()| text.to_string())
+            schedule(text).map(|()| text.to_string())
         }),
         checkpoint_key: hex.map(|hex| CheckpointKey { id, hex }),
     }
 }
 
 /// BullMQ fills in fields that are missing; in a setting, too few fields are a slip.
-fn cron(text: &str) -> Result<(), String> {
+fn schedule(text: &str) -> Result<(), String> {
     let fields = text.split_whitespace().count();
     if !(5..=6).contains(&fields) && !text.starts_with('@') {
         return Err("a cron expression with five fields (or six, with seconds) is expected".to_string());
     }
-    crate::cron::check(text).map_err(|reason| format!("a cron expression is expected: {reason}"))
+    cron::check(text).map_err(|reason| format!("a cron expression is expected: {reason}"))?;
+    let now = chrono::Utc::now().timestamp_millis();
+    let comes = Cron::parse(text).is_ok_and(|cron| cron.next_after(now, chrono_tz::UTC.into()).is_some());
+    if comes { Ok(()) } else { Err("a cron expression is expected, and this one never comes".to_string()) }
 }
 
 pub(super) fn log_level(reader: &mut Reader) -> LogLevel {

@@ -6,6 +6,7 @@
 pub mod audit_checkpoint;
 mod batch;
 mod circuit;
+mod memory;
 mod registry;
 mod runner;
 pub mod stuck_run_recovery;
@@ -14,6 +15,7 @@ mod test_jobs;
 
 pub use audit_checkpoint::AuditCheckpoint;
 pub use batch::Batches;
+pub use memory::Memory;
 pub use registry::Registry;
 pub use runner::Runner;
 pub use stuck_run_recovery::StuckRunRecovery;

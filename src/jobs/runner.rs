@@ -3,8 +3,8 @@
 use super::{Handler, JobContext, JobError, circuit::Circuit, registry::Registry};
 use crate::{
     events,
-    queue::{BoxFuture, Execution, Failure, Outcome, Processor, lease::Cancelled},
-    store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take},
+    queue::{BoxFuture, Execution, Failure, Outcome, Processor, lease::Cancelled, panics},
+    store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take, suspicion},
 };
 use serde_json::{Value, json};
 use std::{
@@ -54,13 +54,36 @@ impl Runner {
                 tracing::warn!("its result was committed and not acknowledged: acknowledged now, not run again");
                 return Outcome::Completed { value, epoch: Some(epoch.0) };
             }
+            Ok(Take::Done) => {
+                tracing::info!("a wake-up that was done before: completed, not run again");
+                return Outcome::Completed { value: json!({ "skipped": "done before" }), epoch: None };
+            }
+            Ok(Take::Quarantined { identity }) => return self.quarantine(&identity).await,
             Ok(Take::Outranked) => return Outcome::Lost("a later attempt has taken the job".into()),
             Err(error) => return self.interrupted_by(&error),
         };
+        let held = lease.clone();
+        // Caught here, so that the ledger learns of a panic too.
+        let outcome = match panics::catch(self.run_under(lease, handler.as_ref(), data, execution)).await {
+            Ok(outcome) => outcome,
+            Err(panic) => Outcome::Failed(Failure::from(panic)),
+        };
+        self.note(&held, &outcome).await;
+        outcome
+    }
+
+    /// Everything between the take and its note.
+    async fn run_under(
+        &self,
+        lease: store::Lease,
+        handler: &dyn Handler,
+        data: Value,
+        execution: Arc<Execution>,
+    ) -> Outcome {
         if let Err(outcome) = self.confirm(&execution).await {
             return outcome;
         }
-        if let Err(outcome) = self.claim_tick(handler.as_ref(), &execution, &lease).await {
+        if let Err(outcome) = self.claim_tick(handler, &execution, &lease).await {
             return outcome;
         }
         let context = JobContext {
@@ -71,13 +94,26 @@ impl Runner {
             execution,
             committed: AtomicBool::new(false),
         };
-        let outcome = self.handle(handler.as_ref(), &context).await;
-        self.note(&context.lease, &outcome).await;
-        outcome
+        self.handle(handler, &context).await
+    }
+
+    /// A job that too many workers died of fails for good, with the evidence.
+    async fn quarantine(&self, job: &Identity) -> Outcome {
+        let evidence = match self.store.suspicions(job).await {
+            Ok(suspicions) => suspicions.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Err(error) => format!("what is known of them could not be read: {error}"),
+        };
+        let reason = format!(
+            "quarantined, because {} workers died while it ran: {evidence}. To run it again: flohctl job quarantine release {}",
+            suspicion::LIMIT,
+            job.job_id
+        );
+        tracing::error!(message_id = events::JOB_QUARANTINED, "{reason}");
+        Outcome::Failed(Failure::for_good(reason))
     }
 
     /// Notes in the ledger how a lease ended that has no committed result. The recovery of stuck runs tells a hand-back
-    /// from a death by it; where it cannot be noted, that recovery waits longer.
+    /// from a death by it; where it cannot be noted, the run counts as held for as long as this worker is heard of.
     async fn note(&self, lease: &store::Lease, outcome: &Outcome) {
         let how = match outcome {
             Outcome::Completed { .. } => return,

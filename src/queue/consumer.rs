@@ -2,8 +2,9 @@
 //! housekeeping beside it.
 
 use super::{
-    Error, Job, Queue,
+    Error, Queue,
     connection::{Backoff, Link},
+    doubts::Doubts,
     fetch::{Fetched, LONGEST_BLOCK, Wait},
     lease::{Leases, uptime_ms},
     panics,
@@ -22,6 +23,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// When to look for jobs of lost answers after an error: a frozen Redis runs what it was sent when it thaws.
 const LOOKS_AFTER_ERROR: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
+
+/// The same at the end, where nothing is fetched any more.
+const LAST_LOOKS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(500)];
 
 /// What a consumer is made of.
 pub struct Parts {
@@ -63,7 +67,7 @@ impl Consumer {
                 processor: parts.processor,
                 worker: parts.worker,
                 stop,
-                suspicious: tokio::sync::Notify::new(),
+                doubts: Doubts::default(),
             }),
         }
     }
@@ -86,12 +90,16 @@ impl Consumer {
         self.blocking.close().await;
         self.slots.close();
         self.slots.wait().await;
+        // What a lost answer took would wait for its lock to expire: nobody else knows our tokens.
+        if self.shared.doubts.are_open() {
+            self.shared.look_for_orphans(&LAST_LOOKS).await;
+        }
         house.abort();
     }
 
     async fn fetch_loop(&self, stop: &CancellationToken) {
         let slots = Arc::new(Semaphore::new(self.concurrency));
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut reads) = (Backoff::default(), Backoff::default());
         while !stop.is_cancelled() {
             let Some(permit) = self.free_slot(&slots, stop).await else { continue };
             if let Some(why) = self.shared.processor.hold() {
@@ -104,18 +112,18 @@ impl Consumer {
                 Ok(None) => tell_return(&mut backoff),
                 Ok(Some(wait)) => {
                     tell_return(&mut backoff);
-                    stop.run_until_cancelled(self.wait(wait)).await;
+                    stop.run_until_cancelled(self.wait(wait, &mut reads)).await;
                 }
                 Err(error) => {
                     if !backoff.is_raised() {
-                        tracing::warn!(message_id = events::DEPENDENCY_DOWN, "no fetch: {error}");
+                        tracing::error!(message_id = events::DEPENDENCY_DOWN, "no fetch: {error}");
                     }
                     #[cfg(feature = "test-jobs")]
                     if crate::switches::off("fetch-again") {
                         stop.cancelled().await;
                     }
                     self.shared.pulse.turn(Condition::Disconnected(error.to_string()));
-                    self.shared.suspicious.notify_one();
+                    self.shared.doubts.raise();
                     stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay())).await;
                 }
             }
@@ -142,20 +150,20 @@ impl Consumer {
             Ok(Fetched::Job(job)) => {
                 shared.pulse.turn(Condition::Fetching);
                 shared.pulse.round_trip();
-                if stop.is_cancelled() {
-                    self.give_back(*job, &token).await;
-                    return Ok(None);
-                }
                 let shared = Arc::clone(shared);
                 // On record as a lease before the task is scheduled: a drain must see it.
                 let lease = shared.leases.fetched(&token, &job.id, &job.name, asked);
+                if stop.is_cancelled() {
+                    shared.decline(&job, &lease).await;
+                    return Ok(None);
+                }
                 self.slots.spawn(async move {
                     // Handlers' panics are caught where they run; this is about our own code, which must not keep a job
                     // active and its lock renewed for ever.
                     if let Err(panic) = panics::catch(shared.run(job, lease)).await {
                         tracing::error!(message_id = events::JOB_LOST, "the slot's task ended: {}", panic.message);
                         shared.leases.abandon(&token);
-                        shared.suspicious.notify_one();
+                        shared.doubts.raise();
                     }
                     drop(permit);
                 });
@@ -179,18 +187,8 @@ impl Consumer {
         }
     }
 
-    async fn give_back(&self, job: Job, token: &str) {
-        match self.shared.queue.hand_back(&job.id, token).await {
-            Ok(Ok(())) => {
-                tracing::info!(message_id = events::JOB_HANDED_BACK, floh_job_id = %job.id, "fetched during the stop: handed back")
-            }
-            other => tracing::warn!(floh_job_id = %job.id, "fetched during the stop, not handed back: {other:?}"),
-        }
-        self.shared.leases.retire(token);
-    }
-
     /// Waits until there may be something to fetch, at most 2 s.
-    async fn wait(&self, wait: Wait) {
+    async fn wait(&self, wait: Wait, reads: &mut Backoff) {
         let limit = match wait {
             // While the limit is used up the marker stays set: reading it would only spin.
             Wait::RateLimited(left) => {
@@ -203,10 +201,13 @@ impl Consumer {
                 Err(_) => return,
             },
         };
-        if let Err(error) = self.shared.queue.await_marker(&self.blocking, limit).await {
-            tracing::debug!("the read on the marker ended: {error}");
-            // The fetch that follows tells what is wrong; here it must only not spin.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        match self.shared.queue.await_marker(&self.blocking, limit).await {
+            Ok(()) => reads.reset(),
+            Err(error) => {
+                tracing::debug!("the read on the marker ended: {error}");
+                // The fetch that follows tells what is wrong; here it must only not spin.
+                tokio::time::sleep(reads.next_delay()).await;
+            }
         }
     }
 }
@@ -220,9 +221,14 @@ fn tell_return(backoff: &mut Backoff) {
 }
 
 impl Shared {
-    /// Stalled checks, the look for jobs of lost answers, and the slow sweep.
+    /// Stalled checks, the look for jobs of lost answers, the slow sweep, and an eye on the sentinels.
     async fn keep_house(self: Arc<Self>) {
-        tokio::join!(self.check_stalled_for_ever(), self.look_for_orphans_for_ever(), self.sweep_for_ever());
+        tokio::join!(
+            self.check_stalled_for_ever(),
+            self.look_for_orphans_for_ever(),
+            self.sweep_for_ever(),
+            self.queue.link.follow_primary()
+        );
     }
 
     async fn check_stalled_for_ever(&self) {
@@ -244,14 +250,19 @@ impl Shared {
 
     async fn look_for_orphans_for_ever(&self) {
         loop {
-            self.suspicious.notified().await;
-            for pause in LOOKS_AFTER_ERROR {
-                tokio::time::sleep(pause).await;
-                let mut backoff = Backoff::default();
-                while let Err(error) = self.queue.hand_back_orphans(&self.leases, &self.worker).await {
-                    tracing::debug!("no look for jobs of lost answers: {error}");
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
+            let seen = self.doubts.raised().await;
+            self.look_for_orphans(&LOOKS_AFTER_ERROR).await;
+            self.doubts.settle(seen);
+        }
+    }
+
+    async fn look_for_orphans(&self, pauses: &[Duration]) {
+        for pause in pauses {
+            tokio::time::sleep(*pause).await;
+            let mut backoff = Backoff::default();
+            while let Err(error) = self.queue.hand_back_orphans(&self.leases, &self.worker).await {
+                tracing::debug!("no look for jobs of lost answers: {error}");
+                tokio::time::sleep(backoff.next_delay()).await;
             }
         }
     }

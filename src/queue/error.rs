@@ -1,25 +1,47 @@
 //! What can go wrong between us and Redis, sorted by what is to be done about it.
 
+use redis::RedisError;
 use std::time::Duration;
 
+/// The codes with which a server says that it is not the one to write to any more, or not yet (a replica, restarting):
+/// what one connection is told holds for every other one to the same server.
+const NO_PRIMARY: [&str; 4] = ["READONLY", "UNBLOCKED", "LOADING", "MASTERDOWN"];
+/// Other codes for "not now".
+const NOT_NOW: [&str; 6] = [
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "BUSY",
+    // It cannot save, has no memory left, or too few replicas: writes are refused until that is mended.
+    "MISCONF",
+    "OOM",
+    "NOREPLICAS",
+];
+/// The codes for "not you".
+const NOT_YOU: [&str; 4] = ["NOAUTH", "WRONGPASS", "NOPERM", "DENIED"];
+
+/// Where the login to Redis stands, for messages.
+pub(crate) const LOGIN: &str = "REDIS_USERNAME, REDIS_PASSWORD and the server's ACL";
+
 /// An error of the queue. The variant is the policy.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Redis cannot be reached, or cannot serve now: wait and try again. What was asked may have been done.
-    #[error("Redis at {place} {what}")]
+    #[error("{place} {what}")]
     Unavailable {
-        /// Host and port, or socket.
+        /// Which server: `Redis at host:port`, or the primary and its sentinels.
         place: String,
         /// Half a sentence.
         what: String,
     },
     /// Redis refuses this login: waiting does not heal it.
-    #[error("Redis at {place} refuses us: {what}; check REDIS_USERNAME, REDIS_PASSWORD and the server's ACL")]
+    #[error("{place} refuses us: {what}; check {check}")]
     Rejected {
-        /// Host and port, or socket.
+        /// Which server.
         place: String,
         /// Redis' own words.
         what: String,
+        /// The settings that may be wrong.
+        check: &'static str,
     },
     /// Redis answered with an error, or with something that a script of BullMQ does not answer.
     #[error("Redis answered {command} with: {what}")]
@@ -46,34 +68,19 @@ impl Error {
     }
 
     /// Sorts an error of the `redis` crate.
-    pub(crate) fn from_redis(place: &str, command: &str, error: &redis::RedisError) -> Self {
-        // The codes with which a server says "not now" (loading its data, failing over, cluster down) or "not you".
-        const NOT_NOW: [&str; 10] = [
-            "LOADING",
-            "MASTERDOWN",
-            "READONLY",
-            "UNBLOCKED",
-            "TRYAGAIN",
-            "CLUSTERDOWN",
-            "BUSY",
-            // It cannot save, has no memory left, or too few replicas: writes are refused until that is mended.
-            "MISCONF",
-            "OOM",
-            "NOREPLICAS",
-        ];
-        const NOT_YOU: [&str; 4] = ["NOAUTH", "WRONGPASS", "NOPERM", "DENIED"];
-        let code = error.code().unwrap_or_default();
+    pub(crate) fn from_redis(place: &str, command: &str, error: &RedisError) -> Self {
+        let code = code(error);
         let place = place.to_string();
         let text = error.to_string();
         if error.kind() == redis::ErrorKind::AuthenticationFailed || NOT_YOU.contains(&code) {
-            return Error::Rejected { place, what: text };
+            return Error::Rejected { place, what: text, check: LOGIN };
         }
-        if NOT_NOW.contains(&code) {
+        if NO_PRIMARY.contains(&code) || NOT_NOW.contains(&code) {
             return Error::Unavailable { place, what: format!("is not ready: {text}") };
         }
         // Redis older than 6 answers a wrong password with a plain ERR.
         if code == "ERR" && (text.contains("invalid password") || text.contains("AUTH")) && command == "connect" {
-            return Error::Rejected { place, what: text };
+            return Error::Rejected { place, what: text, check: LOGIN };
         }
         if error.is_timeout() {
             return Error::Unavailable { place, what: format!("did not answer {command} in time") };
@@ -88,14 +95,34 @@ impl Error {
         Error::Answer { command: command.to_string(), what: text }
     }
 
+    /// Whether the server says with this that it is not the primary, or not ready to be it.
+    pub(crate) fn denies_primary(error: &RedisError) -> bool {
+        NO_PRIMARY.contains(&code(error))
+    }
+
+    pub(crate) fn unavailable(place: &str, what: impl Into<String>) -> Self {
+        Error::Unavailable { place: place.to_string(), what: what.into() }
+    }
+
     pub(crate) fn timeout(place: &str, command: &str, after: Duration) -> Self {
-        Error::Unavailable {
-            place: place.to_string(),
-            what: format!("did not answer {command} within {:.1} s", after.as_secs_f32()),
-        }
+        Error::unavailable(place, format!("did not answer {command} within {:.1} s", after.as_secs_f32()))
     }
 
     pub(crate) fn answer(command: &str, what: impl Into<String>) -> Self {
         Error::Answer { command: command.to_string(), what: what.into() }
     }
+}
+
+/// The code of an error. Before version 7 a script that met one answers `ERR Error running script …: -CODE …`.
+fn code(error: &RedisError) -> &str {
+    let code = error.code().unwrap_or_default();
+    if code != "ERR" {
+        return code;
+    }
+    let script = error.detail().filter(|detail| detail.starts_with("Error running script"));
+    let inner = script.and_then(|detail| {
+        let known = NO_PRIMARY.iter().chain(&NOT_NOW);
+        known.copied().find(|known| detail.contains(&format!(": -{known} ")))
+    });
+    inner.unwrap_or(code)
 }

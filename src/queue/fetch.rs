@@ -1,7 +1,7 @@
 //! Taking a job: `moveToActive`, the blocked read on the marker, and the answers of both.
 
 use super::{
-    Job, MAX_JOB_BYTES, Queue,
+    Job, Queue,
     connection::{COMMAND_DEADLINE, CONNECT_DEADLINE, Link},
     error::Error,
     lease::{LOCK_DURATION, pack},
@@ -71,7 +71,7 @@ impl Queue {
                 &[keys.base.as_bytes(), b"", &options],
             )
             .await?;
-        read_fetched("moveToActive", answer)
+        read_fetched("moveToActive", answer, self.max_job_bytes)
     }
 
     /// Why a fetch that found nothing did: the scripts do not tell a paused queue from an empty one.
@@ -100,7 +100,7 @@ impl Queue {
         let limit = limit.clamp(Duration::from_millis(5), LONGEST_BLOCK);
         let mut command = redis::cmd("BZPOPMIN");
         command.arg(&self.keys.marker).arg(format!("{:.3}", limit.as_secs_f64()));
-        let _: Value = blocking.query(&command, "BZPOPMIN", limit + CONNECT_DEADLINE).await?;
+        let _: Value = blocking.wait(&command, "BZPOPMIN", limit + CONNECT_DEADLINE).await?;
         Ok(())
     }
 }
@@ -109,8 +109,8 @@ pub(crate) fn lock_duration_ms() -> u64 {
     u64::try_from(LOCK_DURATION.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reads `{job or 0, id or 0, rate limit ms, next delayed ms}`.
-pub(crate) fn read_fetched(script: &str, answer: Value) -> Result<Fetched, Error> {
+/// Reads `{job or 0, id or 0, rate limit ms, next delayed ms}`. A job with more than `largest` bytes of data is a defect.
+pub(crate) fn read_fetched(script: &str, answer: Value, largest: usize) -> Result<Fetched, Error> {
     let strange = |what: &str| Error::answer(script, format!("an answer that it does not give: {what}"));
     let Value::Array(parts) = answer else {
         return Ok(Fetched::Nothing(Wait::Empty));
@@ -120,12 +120,12 @@ pub(crate) fn read_fetched(script: &str, answer: Value) -> Result<Fetched, Error
     match job {
         Some(Value::Array(flat)) => {
             let id = text(id).ok_or_else(|| strange("a job without an id"))?;
-            Ok(Fetched::Job(Box::new(Job::read(id, &pairs(flat), MAX_JOB_BYTES))))
+            Ok(Fetched::Job(Box::new(Job::read(id, &pairs(flat), largest))))
         }
         Some(Value::Map(entries)) => {
             let id = text(id).ok_or_else(|| strange("a job without an id"))?;
             let flat = entries.into_iter().flat_map(|(name, value)| [name, value]).collect();
-            Ok(Fetched::Job(Box::new(Job::read(id, &pairs(flat), MAX_JOB_BYTES))))
+            Ok(Fetched::Job(Box::new(Job::read(id, &pairs(flat), largest))))
         }
         Some(_) => {
             let limit = integer(limit);
@@ -188,10 +188,10 @@ mod tests {
     fn a_fetched_job_and_every_kind_of_nothing_are_read() {
         let job = Value::Array(vec![bulk("name"), bulk("x"), bulk("ats"), bulk("1")]);
         let answer = Value::Array(vec![job, bulk("7"), Value::Int(0), Value::Int(0)]);
-        assert!(matches!(read_fetched("s", answer), Ok(Fetched::Job(job)) if job.id == "7" && job.name == "x"));
+        assert!(matches!(read_fetched("s", answer, 100), Ok(Fetched::Job(job)) if job.id == "7" && job.name == "x"));
         let nothing = |limit, until| {
             let answer = Value::Array(vec![Value::Int(0), Value::Int(0), Value::Int(limit), Value::Int(until)]);
-            match read_fetched("s", answer) {
+            match read_fetched("s", answer, 100) {
                 Ok(Fetched::Nothing(wait)) => wait,
                 other => panic!("{other:?}"),
             }
@@ -203,9 +203,9 @@ mod tests {
 
     #[test]
     fn strange_answers_are_errors_and_not_panics() {
-        assert!(read_fetched("s", Value::Array(vec![])).is_err());
+        assert!(read_fetched("s", Value::Array(vec![]), 100).is_err());
         let no_id = Value::Array(vec![Value::Array(vec![bulk("name")]), Value::Nil]);
-        assert!(read_fetched("s", no_id).is_err());
-        assert!(matches!(read_fetched("s", Value::Nil), Ok(Fetched::Nothing(Wait::Empty))));
+        assert!(read_fetched("s", no_id, 100).is_err());
+        assert!(matches!(read_fetched("s", Value::Nil, 100), Ok(Fetched::Nothing(Wait::Empty))));
     }
 }

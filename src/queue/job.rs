@@ -1,6 +1,6 @@
 //! A job as it stands in its Redis hash.
 
-use super::options::Options;
+use super::{json, options::Options};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -40,8 +40,8 @@ pub struct Job {
     pub acknowledged: Option<i64>,
     /// Why it cannot be run at all.
     pub defect: Option<String>,
-    /// A counter that BullMQ's scripts will count up is no number: see [`super::Queue::mend_counters`].
-    pub broken_counter: bool,
+    /// A field is not what BullMQ's scripts take it for, who would end half-way: see [`super::Queue::mend_fields`].
+    pub broken_fields: bool,
 }
 
 impl Job {
@@ -69,7 +69,8 @@ impl Job {
         let countable = |name: &str| text(name).is_none_or(|value| value.len() <= 15 && value.parse::<i64>().is_ok());
         Job {
             name,
-            broken_counter: !["ats", "atm", "stc"].into_iter().all(countable),
+            broken_fields: !["ats", "atm", "stc"].into_iter().all(countable)
+                || !text("parent").is_none_or(|value| is_parent(&value)),
             data: if size > largest_data { String::new() } else { text("data").unwrap_or_default() },
             options: Options::parse(text("opts").as_deref()),
             timestamp_ms: number("timestamp").map_or(0, |n| n as i64),
@@ -88,7 +89,7 @@ impl Job {
 
     /// The data as JSON.
     pub fn data(&self) -> Result<Value, String> {
-        serde_json::from_str(&self.data).map_err(|error| format!("the job's data is not JSON: {error}"))
+        json::read(&self.data).map_err(|error| format!("the job's data is not JSON: {error}"))
     }
 
     /// The attempt that runs now, from 1, as it is logged.
@@ -119,6 +120,12 @@ impl Job {
     }
 }
 
+/// Whether a parent field names a job as BullMQ writes it.
+fn is_parent(text: &str) -> bool {
+    let parent: Value = json::read(text).unwrap_or_default();
+    parent["id"].is_string() && parent["queueKey"].is_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +153,15 @@ mod tests {
         assert!(read(&[("name", "x")]).defect.is_some_and(|reason| reason.contains("no data")));
         assert_eq!(read(&[("name", "x"), ("data", "{}")]).defect, None);
         assert!(read(&[("name", "x"), ("data", "{")]).data().is_err());
+    }
+
+    #[test]
+    fn a_parent_that_the_scripts_cannot_read_is_to_be_mended() {
+        let broken = |parent: &str| read(&[("name", "x"), ("data", "{}"), ("parent", parent)]).broken_fields;
+        assert!(!broken(r#"{"id":"7","queueKey":"bull:q"}"#));
+        for parent in ["[]", "{", "5", r#"{"id":7}"#, r#"{"id":"7","queueKey":{}}"#] {
+            assert!(broken(parent), "{parent}");
+        }
     }
 
     #[test]

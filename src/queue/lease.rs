@@ -163,7 +163,10 @@ impl Leases {
         });
         let mut book = self.book();
         book.fetching.remove(token);
-        book.held.insert(job_id.to_string(), Arc::clone(&lease));
+        // The same job a second time: a Redis that was restored from an older copy gives out what already runs here.
+        if let Some(older) = book.held.insert(job_id.to_string(), Arc::clone(&lease)) {
+            older.cancel(Cancelled::LeaseLost);
+        }
         // Under the book's lock: a lease is either among those that `cancel_all` finds, or it finds the flag.
         if self.interrupted.load(Ordering::Acquire) {
             lease.cancel(Cancelled::Interrupted);
@@ -356,6 +359,16 @@ mod tests {
         assert_eq!(lease.cancellation(), None);
         assert!(leases.due(1_000_000 + 26_000).is_empty());
         assert_eq!(lease.cancellation(), Some(Cancelled::LeaseLost));
+    }
+
+    #[test]
+    fn a_job_that_is_held_twice_is_cancelled_where_it_ran_first() {
+        let leases = Leases::new(Uuid::new_v4());
+        let first = leases.fetched(&leases.begin_fetch(), "7", "x", 0);
+        let second = leases.fetched(&leases.begin_fetch(), "7", "x", 0);
+        assert_eq!(first.cancellation(), Some(Cancelled::LeaseLost));
+        leases.ended(&first);
+        assert!(leases.knows(&second.token) && second.cancellation().is_none());
     }
 
     #[test]

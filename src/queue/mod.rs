@@ -6,12 +6,15 @@
 pub mod add;
 pub mod connection;
 pub mod consumer;
+mod doubts;
 pub mod error;
 pub mod fetch;
 pub mod finish;
 pub mod job;
+mod json;
 pub mod keys;
 pub mod lease;
+mod memory;
 pub mod options;
 pub mod panics;
 pub mod processor;
@@ -21,7 +24,7 @@ pub mod scripts;
 mod slot;
 mod stalled;
 pub mod state;
-mod sweep;
+pub mod sweep;
 
 pub use error::Error;
 pub use job::Job;
@@ -31,23 +34,27 @@ use crate::config::{QueueConfig, RedisConfig};
 use connection::{COMMAND_DEADLINE, Fate, Link};
 use keys::Keys;
 
-/// Data larger than this fails a job before it is parsed.
-pub const MAX_JOB_BYTES: usize = 1024 * 1024;
-
 /// One queue: its keys and the connection for commands. Cheap to share behind an `Arc`.
 pub struct Queue {
     /// The queue's keys.
     pub keys: Keys,
-    /// Name of the queue, without the prefix.
-    pub name: String,
+    /// `prefix:name`: what tells it from a queue of equal name under another prefix.
+    pub qualified_name: String,
     /// The connection for commands.
     pub link: Link,
+    /// Data larger than this fails a job before it is parsed.
+    pub max_job_bytes: usize,
 }
 
 impl Queue {
     /// The queue that the configuration names; nothing is opened yet.
     pub fn new(queue: &QueueConfig, redis: &RedisConfig, fate: Fate) -> Result<Queue, Error> {
-        Ok(Queue { keys: Keys::new(queue), name: queue.name.clone(), link: Link::new(redis, fate, None)? })
+        Ok(Queue {
+            keys: Keys::new(queue),
+            qualified_name: format!("{}:{}", queue.prefix, queue.name),
+            link: Link::new(redis, fate, None)?,
+            max_job_bytes: queue.max_job_bytes,
+        })
     }
 
     /// The keys that a script needs which may push to `wait`.

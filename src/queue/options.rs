@@ -1,5 +1,6 @@
 //! A job's options, read one by one: an option that does not parse costs only itself.
 
+use super::json;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ impl Options {
     /// Reads the `opts` field of a job's hash.
     pub fn parse(text: Option<&str>) -> Options {
         let mut options = Options::default();
-        let raw = match text.map(serde_json::from_str::<Value>) {
+        let raw = match text.map(json::read) {
             None => return options,
             Some(Ok(Value::Object(raw))) => raw,
             Some(Ok(other)) => {
@@ -209,7 +210,11 @@ impl Reader<'_> {
                     _ => None,
                 };
                 let delay = fields.get("delay").map_or(Some(0), whole);
-                let jitter = fields.get("jitter").and_then(Value::as_f64).unwrap_or(0.0).clamp(0.0, 1.0);
+                let jitter = fields.get("jitter").filter(|value| !value.is_null()).map_or(Some(0.0), Value::as_f64);
+                if jitter.is_none() {
+                    self.mistakes.push("backoff.jitter is ignored, expected a number from 0 to 1".to_string());
+                }
+                let jitter = jitter.unwrap_or(0.0).clamp(0.0, 1.0);
                 kind.zip(delay).map(|(kind, delay_ms)| Backoff { kind, delay_ms, jitter })
             }
             _ => None,
@@ -235,8 +240,17 @@ impl Reader<'_> {
                 }
             },
             Value::Object(fields) => {
-                let read = |field: &str| fields.get(field).and_then(whole).and_then(|n| i64::try_from(n).ok());
-                let kept = Keep { count: read("count"), age: read("age"), limit: read("limit") };
+                let mut read = |field: &str, all: bool| {
+                    let value = fields.get(field).filter(|value| !value.is_null())?;
+                    let number = whole(value).and_then(|n| i64::try_from(n).ok());
+                    let number = number.or_else(|| (all && value.as_f64() == Some(-1.0)).then_some(-1));
+                    if number.is_none() {
+                        let text = format!("{name}.{field} is {}, expected a whole number of 0 or more", kind(value));
+                        self.mistakes.push(text);
+                    }
+                    number
+                };
+                let kept = Keep { count: read("count", true), age: read("age", false), limit: read("limit", false) };
                 if kept.count.is_none() && kept.age.is_none() {
                     self.mistake(name, EXPECTED);
                     return None;
@@ -304,6 +318,11 @@ mod tests {
         assert_eq!(options.keep_failed().count, Some(5000));
         assert!(options.lifo && options.fail_parent);
         assert_eq!(options.mistakes.len(), 3, "{:?}", options.mistakes);
+        let parts =
+            parse(r#"{"removeOnFail":{"age":60,"count":"x"},"backoff":{"type":"fixed","delay":9,"jitter":"y"}}"#);
+        assert_eq!(parts.keep_failed(), Keep { count: None, age: Some(60), limit: None });
+        assert_eq!(parts.backoff().map(|backoff| backoff.delay_ms), Some(9));
+        assert_eq!(parts.mistakes.len(), 2, "{:?}", parts.mistakes);
         assert_eq!(parse("[]").mistakes.len(), 1);
         assert_eq!(parse("{").mistakes.len(), 1);
     }
@@ -314,6 +333,7 @@ mod tests {
         assert_eq!(keep("true").count, Some(0));
         assert_eq!(keep("false").count, Some(-1));
         assert_eq!(keep("12").count, Some(12));
+        assert_eq!(keep(r#"{"count":-1}"#), Keep { count: Some(-1), age: None, limit: None });
         assert_eq!(keep(r#"{"age":60,"limit":5}"#), Keep { count: None, age: Some(60), limit: Some(5) });
         assert_eq!(keep("null"), Keep { count: Some(1000), age: Some(86_400), limit: None });
     }

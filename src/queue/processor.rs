@@ -1,6 +1,6 @@
 //! The seam between the queue and the jobs: who processes a fetched job, and what it may tell the queue.
 
-use super::{Error, Job, Queue, connection::COMMAND_DEADLINE, lease::Lease, scripts};
+use super::{Error, Job, Queue, connection::COMMAND_DEADLINE, lease::Lease, panics::Panic, scripts};
 use redis::Value;
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -47,6 +47,12 @@ pub struct Failure {
     pub refused: bool,
 }
 
+impl From<Panic> for Failure {
+    fn from(panic: Panic) -> Failure {
+        Failure { stack: panic.stack, ..Failure::again(format!("panic: {}", panic.message)) }
+    }
+}
+
 impl Failure {
     /// The attempt failed; another one may help.
     pub fn again(reason: impl Into<String>) -> Failure {
@@ -74,9 +80,9 @@ pub struct Execution {
 }
 
 impl Execution {
-    /// Name of the queue, without the prefix.
+    /// Name of the queue with its prefix, `prefix:name`.
     pub fn queue_name(&self) -> &str {
-        &self.queue.name
+        &self.queue.qualified_name
     }
 
     /// Whether the lock in Redis still holds our token.

@@ -98,6 +98,8 @@ scripts! {
     ADD_JOB_SCHEDULER = "addJobScheduler", 11, clock Some(7), pushes true, child None, after "";
     /// A job scheduler's next iteration.
     UPDATE_JOB_SCHEDULER = "updateJobScheduler", 12, clock Some(5), pushes true, child None, after "";
+    /// Bring back a failed or completed job.
+    REPROCESS_JOB = "reprocessJob", 9, clock None, pushes true, child None, after "";
     /// Remove a job scheduler and its next iteration.
     REMOVE_JOB_SCHEDULER = "removeJobScheduler", 3, clock None, pushes false, child None, after "";
     /// A line in a job's log.

@@ -3,6 +3,7 @@
 use super::{
     Error, Job, Queue,
     connection::Backoff,
+    doubts::Doubts,
     fetch::Fetched,
     finish::{Ending, FetchNext, Finished, Reason, Refusal},
     lease::{Cancelled, Lease, Leases, uptime_ms},
@@ -32,8 +33,8 @@ pub(crate) struct Shared {
     pub worker: String,
     /// No more fetches.
     pub stop: CancellationToken,
-    /// Something may have been taken without our knowing: look for it.
-    pub suspicious: tokio::sync::Notify,
+    /// What may have been taken without our knowing.
+    pub doubts: Doubts,
 }
 
 /// What is left of a token after a job's end.
@@ -61,12 +62,17 @@ impl Shared {
             (job, lease) = (next, next_lease);
             // The finish was sent before the stop and answered after it: a drain starts no job.
             if self.stop.is_cancelled() {
-                let span = crate::job_span!(id = job.id, name = job.name, attempt = job.attempt());
-                self.hand_back(&job, &lease, "fetched while the worker stops").instrument(span).await;
-                self.leases.ended(&lease);
+                self.decline(&job, &lease).await;
                 return;
             }
         }
+    }
+
+    /// Gives back a job that arrived when nothing is started any more.
+    pub async fn decline(&self, job: &Job, lease: &Lease) {
+        let span = crate::job_span!(id = job.id, name = job.name, attempt = job.attempt());
+        self.hand_back(job, lease, "fetched while the worker stops").instrument(span).await;
+        self.leases.ended(lease);
     }
 
     async fn one(self: &Arc<Self>, mut job: Job, lease: Arc<Lease>) -> Token {
@@ -74,12 +80,14 @@ impl Shared {
             tracing::warn!(message_id = events::JOB_OPTION_IGNORED, "an option of the job is ignored: {mistake}");
         }
         if let Err(error) = self.continue_schedule(&job, &lease).await {
-            tracing::error!("the next iteration of {:?} was not added: {error}", job.repeat_job_key);
+            // To end this iteration without the next one would end the chain.
+            let why = format!("the next iteration of its schedule was not added: {error}");
+            return self.end(&job, &lease, Outcome::Interrupted(why), Duration::ZERO).await;
         }
-        if job.broken_counter
-            && let Err(error) = self.queue.mend_counters(&job.id).await
+        if job.broken_fields
+            && let Err(error) = self.queue.mend_fields(&job.id).await
         {
-            tracing::warn!("the job's counters were not mended: {error}");
+            tracing::warn!("the job's fields were not mended: {error}");
         }
         if job.is_stall_verdict() && self.overrule_stall(&job.id).await {
             job.deferred_failure = None;
@@ -121,9 +129,7 @@ impl Shared {
         };
         match joined {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(panic)) => {
-                Outcome::Failed(Failure { stack: panic.stack, ..Failure::again(format!("panic: {}", panic.message)) })
-            }
+            Ok(Err(panic)) => Outcome::Failed(Failure::from(panic)),
             Err(error) => Outcome::Interrupted(format!("the handler's task ended: {error}")),
         }
     }
@@ -187,7 +193,7 @@ impl Shared {
                     refused += u32::from(!error.is_unavailable());
                     sent_before = true;
                     // The script may have run, and may have taken a job with it.
-                    self.suspicious.notify_one();
+                    self.doubts.raise();
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 Err(error) => {
@@ -208,7 +214,7 @@ impl Shared {
         let lost = |why: &str| Verdict::Lost(why.to_string());
         match refusal {
             Refusal::PendingChildren => Verdict::Instead(Failure::again("the job has children that are pending")),
-            Refusal::FailedChildren => Verdict::Instead(Failure::again("the job has failed children")),
+            Refusal::FailedChildren => Verdict::Instead(Failure::for_good("the job has failed children")),
             Refusal::OthersLock if before == Before::Requeued => Verdict::Done,
             Refusal::OthersLock => lost("another worker holds its lock"),
             Refusal::Unknown(code) => lost(&format!("the script answered {code}")),
@@ -248,8 +254,16 @@ impl Shared {
         lease.finishing();
         match self.queue.hand_back(&job.id, &lease.token).await {
             Ok(Ok(())) => tracing::warn!(message_id = events::JOB_HANDED_BACK, "its lock was still ours: handed back"),
-            Ok(Err(refusal)) => tracing::debug!("its lock is not ours any more ({refusal:?})"),
-            Err(error) => tracing::debug!("it waits until its lock expires: {error}"),
+            Ok(Err(Refusal::OthersLock)) => tracing::debug!("another worker holds its lock"),
+            // It may be active with a lock that has expired: the look for jobs of lost answers finds it.
+            Ok(Err(refusal)) => {
+                tracing::debug!("its lock is not ours any more ({refusal:?})");
+                self.doubts.raise();
+            }
+            Err(error) => {
+                tracing::debug!("it waits until its lock expires: {error}");
+                self.doubts.raise();
+            }
         }
     }
 

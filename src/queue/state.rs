@@ -1,10 +1,10 @@
 //! Where a job is, asked when a script refused it.
 
-use super::{Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, scripts::Script};
+use super::{Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, scripts, scripts::Script};
 use redis::Value;
 use std::{fmt, sync::LazyLock};
 
-static MEND: LazyLock<Script> = LazyLock::new(|| Script::own("mendCounters", 1, false, include_str!("lua/mend.lua")));
+static MEND: LazyLock<Script> = LazyLock::new(|| Script::own("mendFields", 1, false, include_str!("lua/mend.lua")));
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,15 +72,41 @@ impl Queue {
         Ok(holder.as_deref() == Some(token))
     }
 
-    /// Removes counters of a job that are no whole numbers: BullMQ's scripts count them up, and would end half-way. Says
-    /// which.
-    pub async fn mend_counters(&self, id: &str) -> Result<Vec<String>, Error> {
+    /// Removes fields of a job that BullMQ's scripts would end half-way at: counters that are no whole numbers, a parent
+    /// that is none. Says which.
+    pub async fn mend_fields(&self, id: &str) -> Result<Vec<String>, Error> {
         let hash = self.keys.job(id);
         let mended: Vec<String> = MEND.call(&self.link, COMMAND_DEADLINE, &[&hash], self.settle(), &[]).await?;
         if !mended.is_empty() {
-            tracing::warn!(floh_job_id = %id, "counters that were no numbers begin again: {}", mended.join(", "));
+            tracing::warn!(floh_job_id = %id, "fields that could not be read were removed: {}", mended.join(", "));
         }
         Ok(mended)
+    }
+
+    /// Brings a failed job back, as a retry by hand does; false if it is not in `failed`.
+    pub async fn retry_failed(&self, id: &str) -> Result<bool, Error> {
+        let keys = &self.keys;
+        let hash = keys.job(id);
+        let answer: i64 = scripts::REPROCESS_JOB
+            .call(
+                &self.link,
+                COMMAND_DEADLINE,
+                &[
+                    &hash,
+                    &keys.events,
+                    &keys.failed,
+                    &keys.wait,
+                    &keys.meta,
+                    &keys.active,
+                    &keys.marker,
+                    &keys.prioritized,
+                    &keys.priority_counter,
+                ],
+                self.settle(),
+                &[id.as_bytes(), b"LPUSH", b"failedReason", b"failed", b"0", b"0"],
+            )
+            .await?;
+        Ok(answer == 1)
     }
 
     /// Forgets a failure that somebody decided before the attempt.

@@ -22,14 +22,19 @@ const LARGEST_BACKLOG: u64 = 100_000;
 /// One sweep per queue and this time, whichever worker begins it.
 const SWEEP_PERIOD: Duration = Duration::from_secs(300);
 
+/// An active job that a life of a worker held and nobody works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// The job.
+    pub id: String,
+    /// The token that locks it; `None` where its lock has expired.
+    pub token: Option<String>,
+}
+
 impl Queue {
-    /// Hands back active jobs locked with a token of this invocation that it does not run. Says how many.
-    pub async fn hand_back_orphans(&self, leases: &Leases, worker: &str) -> Result<usize, Error> {
-        #[cfg(feature = "test-jobs")]
-        if crate::switches::off("orphans") {
-            return Ok(0);
-        }
-        let prefix = leases.token_prefix();
+    /// Active jobs that are locked with a token of the life that `prefix` begins, and those that were taken under the name
+    /// `worker` and whose lock has expired. Without those that `leases` know.
+    pub async fn orphans(&self, prefix: &str, worker: &str, leases: &Leases) -> Result<Vec<Orphan>, Error> {
         let found: Vec<Vec<u8>> = OURS
             .call(
                 &self.link,
@@ -40,29 +45,58 @@ impl Queue {
             )
             .await?;
         let held: HashSet<String> = leases.held().iter().map(|lease| lease.job_id.clone()).collect();
+        // An id that is no text cannot be finished by anybody who speaks BullMQ: it is left to the stalled check.
+        let texts = found.chunks_exact(2).filter_map(|pair| {
+            Some((str::from_utf8(&pair[0]).ok()?.to_string(), str::from_utf8(&pair[1]).ok()?.to_string()))
+        });
+        let orphans = texts.filter(|(id, token)| !(leases.knows(token) || (token.is_empty() && held.contains(id))));
+        Ok(orphans.map(|(id, token)| Orphan { id, token: Some(token).filter(|token| !token.is_empty()) }).collect())
+    }
+
+    /// Hands back active jobs locked with a token of this invocation that it does not run. Says how many.
+    pub async fn hand_back_orphans(&self, leases: &Leases, worker: &str) -> Result<usize, Error> {
+        #[cfg(feature = "test-jobs")]
+        if crate::switches::off("orphans") {
+            return Ok(0);
+        }
+        let prefix = leases.token_prefix();
         let mut count = 0;
-        for pair in found.chunks_exact(2) {
-            // An id that is no text cannot be finished by anybody who speaks BullMQ: it is left to the stalled check.
-            let (Ok(id), Ok(token)) = (str::from_utf8(&pair[0]), str::from_utf8(&pair[1])) else { continue };
-            if leases.knows(token) || (token.is_empty() && held.contains(id)) {
-                continue;
-            }
-            let token = if token.is_empty() {
-                match self.lock_anew(id, &prefix).await? {
-                    Some(token) => token,
-                    None => continue,
-                }
-            } else {
-                token.to_string()
-            };
-            // A counter that is no number ends the fetching script half-way, each time.
-            self.mend_counters(id).await?;
-            if self.hand_back(id, &token).await?.is_ok() {
-                tracing::warn!(floh_job_id = %id, "a fetch whose answer was lost had taken this job: handed back");
+        for orphan in self.orphans(&prefix, worker, leases).await? {
+            if self.give_back(&orphan, &prefix).await? {
+                tracing::warn!(
+                    floh_job_id = %orphan.id,
+                    "a fetch whose answer was lost had taken this job: handed back"
+                );
                 count += 1;
             }
         }
         Ok(count)
+    }
+
+    /// Hands back an active job with the token that locks it, or with a new one that `prefix` begins where its lock has
+    /// expired. False if somebody was faster, or if Redis refuses this one job.
+    pub async fn give_back(&self, orphan: &Orphan, prefix: &str) -> Result<bool, Error> {
+        match self.try_give_back(orphan, prefix).await {
+            // What is wrong with one job must not keep the others from being found.
+            Err(error) if !error.is_unavailable() => {
+                tracing::warn!(floh_job_id = %orphan.id, "not handed back: {error}");
+                Ok(false)
+            }
+            other => other,
+        }
+    }
+
+    async fn try_give_back(&self, orphan: &Orphan, prefix: &str) -> Result<bool, Error> {
+        let token = match &orphan.token {
+            Some(token) => token.clone(),
+            None => match self.lock_anew(&orphan.id, prefix).await? {
+                Some(token) => token,
+                None => return Ok(false),
+            },
+        };
+        // A counter that is no number ends the fetching script half-way, each time.
+        self.mend_fields(&orphan.id).await?;
+        Ok(self.hand_back(&orphan.id, &token).await?.is_ok())
     }
 
     /// Locks an active job whose lock expired; `None` if somebody was faster.
@@ -89,7 +123,7 @@ impl Queue {
             return Ok(None);
         }
         let Some(waiting) = self.waiting_ids().await? else {
-            tracing::debug!("the backlog is large: the search for lost jobs is put off");
+            tracing::info!("more than {LARGEST_BACKLOG} jobs wait: the search for lost jobs is put off");
             return Ok(Some(0));
         };
         let mut restored = 0;

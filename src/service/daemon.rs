@@ -2,6 +2,8 @@
 
 use super::{
     exit::Exit,
+    predecessor::{Predecessor, State},
+    reclaim::Reclaim,
     signals::Signals,
     start,
     systemd::Manager,
@@ -22,7 +24,7 @@ use crate::{
     store::{Store, StoreError},
 };
 use base64::Engine;
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -42,11 +44,14 @@ struct Daemon {
     instance: String,
     worker: String,
     fate: Fate,
+    /// This instance's state on this machine, and what its previous lives left behind.
+    state: Option<State>,
+    predecessors: Vec<Predecessor>,
 }
 
 /// Runs the daemon until a signal ends it, or until something does that waiting cannot heal.
 pub async fn run(instance: &str, config: Config) -> Exit {
-    let mut signals = match Signals::new() {
+    let mut signals = match Signals::new(Manager::is_there()) {
         Ok(signals) => signals,
         Err(error) => {
             tracing::error!(message_id = events::WORKER_FAILED, "signals cannot be caught: {error}");
@@ -60,19 +65,25 @@ pub async fn run(instance: &str, config: Config) -> Exit {
             return Exit::Config;
         }
     };
-    tokio::select! {
-        started = daemon.prepare() => match started {
-            Ok(()) => {}
-            Err(exit) => return exit,
-        },
+    let stopped = tokio::select! {
+        started = daemon.prepare() => started.err(),
         never = start::stay_alive(&daemon.manager) => match never {},
         signal = signals.next() => {
             daemon.manager.stopping("stopped while starting");
             tracing::info!(message_id = events::WORKER_STOPPED, "{signal} while starting: stopped");
-            return Exit::Clean;
+            Some(Exit::Clean)
+        }
+    };
+    match stopped {
+        None => daemon.work(signals).await,
+        Some(exit) => {
+            // It has held nothing.
+            if let Some(state) = daemon.state {
+                state.end();
+            }
+            exit
         }
     }
-    daemon.work(signals).await
 }
 
 impl Daemon {
@@ -83,11 +94,15 @@ impl Daemon {
         let sessions = config.worker.concurrency + 2;
         let store =
             Store::open(&config.database, sessions, &application).map_err(|error: StoreError| error.to_string())?;
+        let leases = Arc::new(Leases::new(Uuid::new_v4()));
+        let (state, predecessors) = State::open(instance, leases.invocation()).unzip();
         Ok(Daemon {
+            state,
+            predecessors: predecessors.unwrap_or_default(),
             manager: Arc::default(),
             queue: Arc::new(queue),
             store,
-            leases: Arc::new(Leases::new(Uuid::new_v4())),
+            leases,
             pulse: Arc::default(),
             worker: format!("{}:{application}", host_name()),
             instance: instance.to_string(),
@@ -144,7 +159,10 @@ impl Daemon {
             }
         });
         let consumer = Consumer::new(self.parts(blocking), stop_fetching.clone());
-        let exit = self.consume(&consumer, &mut signals, &stop_fetching).await;
+        let exit = tokio::select! {
+            exit = self.consume(&consumer, &mut signals, &stop_fetching) => exit,
+            never = self.clear_up() => match never {},
+        };
         stop_renewing.cancel();
         upkeep.abort();
         watch.abort();
@@ -157,6 +175,12 @@ impl Daemon {
             self.pulse.total(Tally::Failed),
             self.pulse.total(Tally::HandedBack)
         );
+        // Of an end that abandoned jobs the next life has to know.
+        if exit != Exit::Internal
+            && let Some(state) = self.state
+        {
+            state.end();
+        }
         exit
     }
 
@@ -199,6 +223,20 @@ impl Daemon {
             );
         }
         if self.leases.held().is_empty() { clean } else { Exit::Internal }
+    }
+
+    /// Gives back what previous lives held; what is left of it when the process ends, the next life does.
+    async fn clear_up(&self) -> Infallible {
+        if let Some(state) = &self.state {
+            let reclaim = Reclaim {
+                queue: Arc::clone(&self.queue),
+                store: self.store.clone(),
+                leases: Arc::clone(&self.leases),
+                worker: self.worker.clone(),
+            };
+            reclaim.run(state, self.predecessors.clone()).await;
+        }
+        std::future::pending().await
     }
 
     fn parts(&self, blocking: Link) -> Parts {

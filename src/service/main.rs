@@ -1,6 +1,6 @@
 //! From the command line and the environment to the daemon.
 
-use super::{daemon, exit::Exit, journal};
+use super::{daemon, exit::Exit, journal, predecessor};
 use crate::config::{Config, LogLevel, ProcessEnvironment};
 use clap::Parser;
 
@@ -10,6 +10,10 @@ use clap::Parser;
 struct Arguments {
     /// Name of this instance on this host, such as 1: letters, digits, '.', '_' and '-'
     instance: String,
+
+    /// Write down how systemd saw the instance end, and nothing else: the unit's ExecStopPost=
+    #[arg(long, hide = true)]
+    record_end: bool,
 }
 
 /// The whole daemon; returns how it ended.
@@ -25,6 +29,15 @@ pub fn main() -> Exit {
     if let Err(why) = check_instance(&arguments.instance) {
         tracing::error!("{why}");
         return Exit::Usage;
+    }
+    if arguments.record_end {
+        return match predecessor::record_end(&arguments.instance) {
+            Ok(()) => Exit::Clean,
+            Err(error) => {
+                tracing::warn!("how the instance ended was not written down: {error}");
+                Exit::Internal
+            }
+        };
     }
     let config = match Config::load(&ProcessEnvironment) {
         Ok((config, notices)) => {

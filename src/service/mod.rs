@@ -4,6 +4,8 @@ mod daemon;
 pub mod exit;
 pub mod journal;
 mod main;
+mod predecessor;
+mod reclaim;
 mod signals;
 mod start;
 mod status;

@@ -93,9 +93,12 @@ pub async fn wait_for_dependencies(manager: &Manager, queue: &Queue, store: &Sto
         }
         let sentence = format!("waiting: {}", waits.join("; "));
         manager.status(&sentence);
-        if told.0 != sentence || told.1.elapsed() >= REMINDER {
-            tracing::warn!(message_id = event, "{sentence}");
+        if told.0 != sentence {
+            tracing::error!(message_id = event, "{sentence}");
             told = (sentence, Instant::now());
+        } else if told.1.elapsed() >= REMINDER {
+            tracing::warn!(message_id = event, "still {sentence}");
+            told.1 = Instant::now();
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }

@@ -198,11 +198,11 @@ pub async fn unchained_page(client: &Client, after: i64) -> Result<(Option<i64>,
     Ok((row.try_get("last")?, row.try_get("unchained")?))
 }
 
+/// Checkpoints, each with the chain's hash at its last position.
 const CHECKPOINTS: &str = "
     SELECT p.number, p.from_position, p.to_position, p.row_count, p.head_hash, p.key_id, p.signature, p.created_at,
         c.hash AS chain_hash
-    FROM audit_checkpoint p LEFT JOIN audit_chain c ON c.position = p.to_position
-    WHERE p.number > $1 ORDER BY p.number LIMIT $2";
+    FROM audit_checkpoint p LEFT JOIN audit_chain c ON c.position = p.to_position";
 
 /// The next page of checkpoints behind a number, each with the chain's hash at its last position.
 pub async fn checkpoint_page(
@@ -210,8 +210,16 @@ pub async fn checkpoint_page(
     after: i64,
     limit: i64,
 ) -> Result<Vec<(Checkpoint, Option<Vec<u8>>)>, StoreError> {
-    let rows = client.query(CHECKPOINTS, &[&after, &limit]).await?;
+    let sql = format!("{CHECKPOINTS} WHERE p.number > $1 ORDER BY p.number LIMIT $2");
+    let rows = client.query(&sql, &[&after, &limit]).await?;
     rows.iter().map(|row| Ok((checkpoint(row)?, row.try_get("chain_hash")?))).collect()
+}
+
+/// The checkpoint with the greatest number, with the chain's hash at its last position.
+pub async fn last_checkpoint(client: &Client) -> Result<Option<(Checkpoint, Option<Vec<u8>>)>, StoreError> {
+    let sql = format!("{CHECKPOINTS} ORDER BY p.number DESC LIMIT 1");
+    let row = client.query_opt(&sql, &[]).await?;
+    row.map(|row| Ok((checkpoint(&row)?, row.try_get("chain_hash")?))).transpose()
 }
 
 fn checkpoint(row: &Row) -> Result<Checkpoint, StoreError> {

@@ -5,11 +5,13 @@ use super::{
     tls,
 };
 use crate::config::{DatabaseConfig, DatabaseHost, SslMode};
+use futures_util::{StreamExt, stream};
 use secrecy::ExposeSecret;
 use std::{future::Future, pin::Pin, time::Duration};
-use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, Error};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_postgres::{AsyncMessage, Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long the TCP handshake with one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -107,6 +109,39 @@ impl Connector {
 /// What is said when [`SESSION_TIMEOUT`] is over.
 pub(super) fn no_session() -> String {
     format!("no session within {} s: it does not answer", SESSION_TIMEOUT.as_secs())
+}
+
+/// A session that hands on what others say.
+pub(super) struct Listening {
+    pub(super) client: Client,
+    /// The payloads, as they come; closed with the session.
+    pub(super) said: mpsc::UnboundedReceiver<String>,
+    /// Moves the bytes; the session ends with it.
+    pub(super) task: AbortOnDropHandle<()>,
+}
+
+impl Connector {
+    /// A session with our settings that listens to nothing yet.
+    pub(super) async fn open_listening(&self) -> Result<Listening, StoreError> {
+        let sort = |error: Error| StoreError::sort(&self.place, &error);
+        let late = || StoreError::Unavailable { place: self.place.clone(), reason: no_session() };
+        let connecting = tokio::time::timeout(SESSION_TIMEOUT, self.config.connect(self.tls.clone()));
+        let (client, mut connection) = connecting.await.map_err(|_| late())?.map_err(sort)?;
+        let (tell, said) = mpsc::unbounded_channel();
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
+            while let Some(Ok(message)) = messages.next().await {
+                if let AsyncMessage::Notification(notification) = message
+                    && tell.send(notification.payload().to_string()).is_err()
+                {
+                    return;
+                }
+            }
+        }));
+        let settings = tokio::time::timeout(SESSION_TIMEOUT, client.batch_execute(&self.settings));
+        settings.await.map_err(|_| late())?.map_err(sort)?;
+        Ok(Listening { client, said, task })
+    }
 }
 
 type Connecting<'a> = Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + 'a>>;

@@ -4,6 +4,10 @@ use super::{Store, StoreError};
 use std::time::Duration;
 use uuid::Uuid;
 
+/// A worker whose last heartbeat is older than this is not alive: many times the heartbeat's period, because a run
+/// that is failed too early is worse than one that is failed a minute late.
+pub(super) const ALIVE: Duration = Duration::from_secs(120);
+
 /// One process life of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerInstance {
@@ -23,10 +27,12 @@ impl Store {
     /// Says that a worker is alive: at start, and then every few seconds. Writes the row anew where it is gone.
     pub async fn heartbeat(&self, worker: &WorkerInstance) -> Result<(), StoreError> {
         let client = self.client().await?;
-        let sql = "INSERT INTO worker_instance (invocation, instance, host, pid, version) VALUES ($1, $2, $3, $4, $5)
-            ON CONFLICT (invocation) DO UPDATE SET last_seen = now()";
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&worker.invocation, &worker.instance, &worker.host, &worker.pid, &worker.version];
+        let sql = "INSERT INTO worker_instance AS w (invocation, instance, host, pid, version) VALUES ($1, $2, $3, $4, $5)
+            ON CONFLICT (invocation) DO UPDATE SET last_seen = now(),
+                alive_since = CASE WHEN w.last_seen < now() - make_interval(secs => $6) THEN now() ELSE w.alive_since END";
+        let silence = ALIVE.as_secs_f64();
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&worker.invocation, &worker.instance, &worker.host, &worker.pid, &worker.version, &silence];
         client.execute(sql, &params).await?;
         Ok(())
     }

@@ -21,7 +21,8 @@ impl fmt::Display for Epoch {
 /// Which attempt of which job: what stays the same when a worker dies and another one goes on.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Identity {
-    /// Queue name with its prefix, as the caller writes it everywhere.
+    /// Queue name with its prefix, such as `bull:workflow-scheduler`: queues of equal names under other prefixes may share
+    /// the database.
     pub queue: String,
     /// BullMQ's job id.
     pub job_id: String,
@@ -56,6 +57,12 @@ pub struct Lease {
     pub identity: Identity,
     /// Its fencing number.
     pub epoch: Epoch,
+    /// How many workers died while the job ran.
+    pub suspicions: u32,
+    /// The row of the outbox that the job is, if it is one.
+    pub outbox: Option<i64>,
+    /// The tick of a schedule that the job makes up for, milliseconds, if it does.
+    pub tick_ms: Option<i64>,
     /// The ledger row.
     pub(super) row: i64,
 }
@@ -75,6 +82,13 @@ pub enum Take {
     },
     /// A later fetch has taken it: leave it alone.
     Outranked,
+    /// It is a wake-up that has completed before and got into the queue twice: complete it without running it.
+    Done,
+    /// Too many workers died while it ran: fail it without running it.
+    Quarantined {
+        /// The attempt, for [`Store::suspicions`].
+        identity: Identity,
+    },
 }
 
 /// Why a lease ended without a committed result.
@@ -98,7 +112,9 @@ impl Release {
     }
 }
 
-const TAKE: &str = "SELECT outcome, id, epoch, value FROM take_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const TAKE: &str = "SELECT outcome, id, epoch, value, suspicions, outbox, \
+    floor(extract(epoch FROM tick_at) * 1000)::bigint AS tick_ms \
+    FROM take_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 /// Rows that one statement of [`Store::prune_ledger`] removes.
 const PRUNE_BATCH: i64 = 1000;
@@ -132,8 +148,17 @@ impl Store {
         let outcome: String = row.try_get("outcome")?;
         let epoch = Epoch(row.try_get("epoch")?);
         match outcome.as_str() {
-            "taken" => Ok(Take::Taken(Lease { identity: identity.clone(), epoch, row: row.try_get("id")? })),
+            "taken" => Ok(Take::Taken(Lease {
+                identity: identity.clone(),
+                epoch,
+                suspicions: u32::try_from(row.try_get::<_, i32>("suspicions")?).unwrap_or(0),
+                outbox: row.try_get("outbox")?,
+                tick_ms: row.try_get("tick_ms")?,
+                row: row.try_get("id")?,
+            })),
             "committed" => Ok(Take::Committed { epoch, value: row.try_get("value")? }),
+            "done" => Ok(Take::Done),
+            "quarantined" => Ok(Take::Quarantined { identity: identity.clone() }),
             _ => Ok(Take::Outranked),
         }
     }

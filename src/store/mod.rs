@@ -1,24 +1,30 @@
 //! PostgreSQL, the truth: pool, migrations, ledger and fence, one file per aggregate. Knows no queue.
 
 pub mod audit;
+mod cancel;
 mod client;
 mod connect;
 mod error;
 mod fence;
 mod instance;
 mod ledger;
+mod listen;
 mod migrate;
+pub mod outbox;
 mod pooler;
 pub mod run;
 mod schema;
+pub mod suspicion;
 mod tick;
 mod tls;
 
+pub use cancel::CancelRequest;
 pub use client::Client;
 pub use error::{Place, Policy, StoreError};
 pub use fence::{FencedTransaction, Outcome};
 pub use instance::WorkerInstance;
 pub use ledger::{Epoch, Identity, Lease, Release, Start, Take};
+pub use listen::{Notice, Notices};
 pub use migrate::{Migrated, MigrationStatus, migrate, migration_status};
 pub use schema::{SchemaState, Version};
 

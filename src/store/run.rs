@@ -1,16 +1,12 @@
 //! Workflow runs: which of them are stuck, and what becomes of those.
 
-use super::{Client, StoreError};
+use super::{Client, StoreError, instance::ALIVE};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// The value of `workflow_run.engine` that means us. Runs of another engine are never touched.
 pub const ENGINE: &str = "floh-worker";
-
-/// A worker whose last heartbeat is older than this is not alive: many times the heartbeat's period, because a run
-/// that is failed too early is worse than one that is failed a minute late.
-const ALIVE: Duration = Duration::from_secs(120);
 
 /// Where a page of stuck runs ended: the next one starts behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,13 +32,15 @@ pub struct StuckPage {
 ///
 /// * `fleet.since`: since when a worker has been alive without a gap that we know of. A run whose worker is gone has the
 ///   whole timeout from then on: its job is still in the queue, and nobody could take it before.
-/// * `stuck`: our running runs without progress, without those whose ledger row is held by a living worker. A run is
+/// * `stuck`: our running runs without progress, without those whose ledger row is held by a worker that was heard of
+///   within the timeout (the job of one that was killed waits in the queue, and perhaps behind others), or whose attempt
+///   ended within it (another one may be due). A run is
 ///   woken if a wake-up is due, or its lease was handed back, or is so old that the ledger has forgotten it (which
 ///   means that no worker ran for all that time, or it would have been dealt with long before).
 /// * A row that another transaction has locked makes progress, or is being dealt with: it is passed over.
 const RECOVER: &str = "
     WITH fleet AS (
-        SELECT coalesce(min(started_at), now()) AS since
+        SELECT coalesce(min(alive_since), now()) AS since
         FROM worker_instance WHERE last_seen > now() - make_interval(secs => $4)
     ), stuck AS MATERIALIZED (
         SELECT r.id, r.updated_at, (r.wake_at IS NOT NULL OR r.lease_execution IS NOT NULL
@@ -54,7 +52,9 @@ const RECOVER: &str = "
             AND (r.wake_at IS NULL OR r.wake_at < now() - make_interval(secs => $2))
             AND ($5::timestamptz IS NULL OR (r.updated_at, r.id) > ($5, $6::uuid))
             AND (j.state IS DISTINCT FROM 'taken' OR NOT EXISTS (SELECT FROM worker_instance w
-                WHERE w.invocation = j.invocation AND w.last_seen > now() - make_interval(secs => $4)))
+                WHERE w.invocation = j.invocation AND w.last_seen > now() - make_interval(secs => greatest($2, $4))))
+            AND (j.state IS NULL OR j.state IN ('taken', 'handed_back')
+                OR j.updated_at < now() - make_interval(secs => $2))
             AND (r.wake_at IS NOT NULL OR r.lease_execution IS NULL OR j.id IS NULL OR j.state = 'handed_back'
                 OR fleet.since < now() - make_interval(secs => $2))
         ORDER BY r.updated_at, r.id

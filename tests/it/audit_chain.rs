@@ -5,7 +5,7 @@ use crate::{
     support::{PostgresServer, eventually, within},
 };
 use floh_worker::{
-    audit::{KeyRing, Summary, canonical, chain_hash, verify},
+    audit::{Evidence, Summary, canonical, chain_hash, verify},
     store::{
         Store,
         audit::{AuditRow, ChainLink, chain_page},
@@ -47,7 +47,7 @@ pub async fn links(store: &Store) -> Vec<ChainLink> {
 
 /// Verifies without keys; panics at a flaw.
 pub async fn intact(store: &Store) -> Summary {
-    verify(store, &KeyRing::default(), |_| ()).await.unwrap().unwrap()
+    verify(store, &Evidence::default(), |_| ()).await.unwrap().unwrap()
 }
 
 #[tokio::test]

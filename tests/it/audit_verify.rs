@@ -1,5 +1,8 @@
 //! Checkpoints, and that verification finds and names whatever somebody with every right did behind the triggers' back.
 
+mod flohctl;
+mod outside;
+
 use crate::{
     audit_chain::{insert, intact, session},
     store_ledger::{fetch, identity, migrated, taken},
@@ -7,16 +10,12 @@ use crate::{
     support::{PostgresServer, within},
 };
 use floh_worker::{
-    audit::{Flaw, KeyRing, SigningKey, Summary, verify},
-    jobs::{JobError, audit_checkpoint::checkpoint},
+    audit::{Evidence, Flaw, KeyRing, SigningKey, Summary, Witness, verify},
+    jobs::{JobError, Memory, audit_checkpoint::checkpoint},
     store::{Release, Store, audit::checkpoint_page},
 };
 use serde_json::{Value, json};
-use std::{
-    process::{Command, Output, Stdio},
-    sync::Mutex,
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 use tokio_postgres::{Client, error::SqlState};
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -25,12 +24,36 @@ fn key(id: &str) -> SigningKey {
     SigningKey::new(id, KEY).unwrap()
 }
 
-fn keys(ids: &[&str]) -> KeyRing {
+fn keys(ids: &[&str]) -> Evidence {
     let mut ring = KeyRing::default();
     for id in ids {
         ring.add(key(id));
     }
-    ring
+    ring.into()
+}
+
+/// What a job remembers outside the database. A new one is what Redis is after it was wiped.
+#[derive(Default)]
+struct Remembered(Mutex<Option<String>>);
+
+impl Remembered {
+    fn now(&self) -> Option<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Memory for Remembered {
+    fn place(&self, name: &str) -> String {
+        format!("the place of {name}")
+    }
+
+    async fn recall(&self, _: &str) -> Result<Option<String>, JobError> {
+        Ok(self.now())
+    }
+
+    async fn remember(&self, _: &str, text: &str) {
+        *self.0.lock().unwrap() = Some(text.to_string());
+    }
 }
 
 /// A server with `rows` audit rows (ids and positions 1 to `rows`), and the API server's session in it.
@@ -48,8 +71,12 @@ async fn add(api: &Client, rows: i32) {
 }
 
 async fn sign(store: &Store, job_id: &str) -> Result<Value, JobError> {
+    sign_remembering(store, &Remembered::default(), job_id).await
+}
+
+async fn sign_remembering(store: &Store, memory: &Remembered, job_id: &str) -> Result<Value, JobError> {
     let surroundings = Surroundings::of(store, job_id).await;
-    within("a checkpoint", Duration::from_secs(60), checkpoint(&surroundings, &key("k1"))).await
+    within("a checkpoint", Duration::from_secs(60), checkpoint(&surroundings, memory, &key("k1"))).await
 }
 
 /// Does something as superuser with all triggers off.
@@ -58,8 +85,8 @@ async fn tamper(server: &PostgresServer, sql: &str) {
     admin.batch_execute(&format!("SET session_replication_role = replica; {sql}")).await.unwrap();
 }
 
-async fn flaw(store: &Store, keys: &KeyRing) -> Flaw {
-    match verify(store, keys, |_| ()).await.unwrap() {
+async fn flaw(store: &Store, evidence: &Evidence) -> Flaw {
+    match verify(store, evidence, |_| ()).await.unwrap() {
         Err(flaw) => flaw,
         Ok(summary) => panic!("nothing was found: {summary:?}"),
     }
@@ -75,9 +102,10 @@ async fn a_checkpoint_signs_what_was_added_since_the_last() {
     add(&api, 2).await;
     assert_eq!(sign(&store, "second").await.unwrap(), json!({ "checkpoints": 1, "rows": 2 }));
     add(&api, 4).await;
-    let Summary { rows, checkpoints, unsigned_rows, signatures_checked, head } =
+    let Summary { rows, checkpoints, unsigned_rows, signatures_checked, head, last } =
         verify(&store, &keys(&["k1"]), |_| ()).await.unwrap().unwrap();
     assert_eq!((rows, checkpoints, unsigned_rows, signatures_checked, head.len()), (9, 2, 4, true, 32));
+    assert_eq!(last.map(|last| (last.number, last.to_position)), Some((2, 5)));
     assert!(!intact(&store).await.signatures_checked);
     let ranges: Vec<_> = checkpoint_page(&store.client().await.unwrap(), 0, 10)
         .await
@@ -93,16 +121,18 @@ async fn a_big_log_takes_several_checkpoints_and_goes_on_after_an_interruption()
     let (_server, store, _api) = bench(60_000).await;
     let mut first = Surroundings::of(&store, "job").await;
     first.stop_after = Some(1);
-    let error = checkpoint(&first, &key("k1")).await.unwrap_err();
+    let memory = Remembered::default();
+    let error = checkpoint(&first, &memory, &key("k1")).await.unwrap_err();
     assert!(matches!(error, JobError::Interrupted(_)), "{error}");
     assert_eq!(*first.shown.lock().unwrap(), [json!({ "checkpoints": 1, "rows": 50_000 })]);
     assert!(store.release(&first.lease, Release::HandedBack).await.unwrap());
     let lease = taken(&store, &identity("job"), &fetch(2, 200)).await;
     let second = Surroundings { lease, shown: Mutex::default(), stop_after: None, store: store.clone() };
-    assert_eq!(checkpoint(&second, &key("k1")).await.unwrap(), json!({ "checkpoints": 1, "rows": 10_000 }));
+    assert_eq!(checkpoint(&second, &memory, &key("k1")).await.unwrap(), json!({ "checkpoints": 1, "rows": 10_000 }));
     let mut pages = 0;
     let summary = verify(&store, &keys(&["k1"]), |_| pages += 1).await.unwrap().unwrap();
     assert_eq!((summary.rows, summary.checkpoints, summary.unsigned_rows), (60_000, 2, 0));
+    assert_eq!(memory.now(), summary.last.map(|last| format!("2={}", hex::encode(last.head_hash))));
     assert!(pages >= 60, "the chain was read in {pages} pages");
 }
 
@@ -225,6 +255,12 @@ async fn signed_bench() -> (PostgresServer, Store, Client) {
     (server, store, api)
 }
 
+/// The checkpoints as somebody outside the database keeps them.
+async fn witnesses(store: &Store) -> Vec<Witness> {
+    let page = checkpoint_page(&store.client().await.unwrap(), 0, 10).await.unwrap();
+    page.iter().map(|(checkpoint, _)| Witness::from(checkpoint)).collect()
+}
+
 #[tokio::test]
 async fn every_tampering_is_found_and_named() {
     let (server, store, _api) = signed_bench().await;
@@ -250,7 +286,7 @@ async fn every_tampering_is_found_and_named() {
     tamper(&server, &format!("UPDATE audit_log SET action = 'delete' WHERE id = 3; {RECHAIN}")).await;
     let rewritten = Flaw::Rewritten { number: 1, from_position: 1, to_position: 4 };
     assert_eq!(flaw(&store, &ring).await, rewritten);
-    assert_eq!(flaw(&store, &KeyRing::default()).await, rewritten);
+    assert_eq!(flaw(&store, &Evidence::default()).await, rewritten);
     // And with a new head in the checkpoints, too, only its signature does.
     tamper(
         &server,
@@ -265,7 +301,7 @@ async fn every_tampering_is_found_and_named() {
 async fn without_a_key_ranges_and_heads_are_still_checked() {
     let (server, store, _api) = signed_bench().await;
     tamper(&server, "UPDATE audit_checkpoint SET from_position = 6, row_count = 3 WHERE number = 2").await;
-    assert_eq!(flaw(&store, &KeyRing::default()).await, Flaw::CheckpointRange { number: 2, expected: 5 });
+    assert_eq!(flaw(&store, &Evidence::default()).await, Flaw::CheckpointRange { number: 2, expected: 5 });
 }
 
 #[tokio::test]
@@ -275,12 +311,12 @@ async fn a_key_that_was_replaced_is_still_known() {
     add(&api, 2).await;
     let new = SigningKey::new("k2", &KEY.replace('0', "f")).unwrap();
     let surroundings = Surroundings::of(&store, "new key").await;
-    checkpoint(&surroundings, &new).await.unwrap();
+    checkpoint(&surroundings, &Remembered::default(), &new).await.unwrap();
     let mut ring = KeyRing::default();
     ring.add(new);
-    assert_eq!(flaw(&store, &ring).await, Flaw::UnknownKey { number: 1, key_id: "k1".into() });
+    assert_eq!(flaw(&store, &ring.clone().into()).await, Flaw::UnknownKey { number: 1, key_id: "k1".into() });
     ring.add(key("k1"));
-    assert_eq!(verify(&store, &ring, |_| ()).await.unwrap().unwrap().checkpoints, 2);
+    assert_eq!(verify(&store, &ring.into(), |_| ()).await.unwrap().unwrap().checkpoints, 2);
 }
 
 #[tokio::test]
@@ -310,109 +346,11 @@ async fn a_checkpoint_of_a_lost_lease_is_not_made() {
     let transaction = store.begin(&frozen.lease).await.unwrap();
     taken(&store, &identity("job"), &fetch(2, 200)).await;
     drop(transaction);
-    let error = checkpoint(&frozen, &key("k1")).await.unwrap_err();
+    let error = checkpoint(&frozen, &Remembered::default(), &key("k1")).await.unwrap_err();
     assert!(matches!(error, JobError::LeaseLost(_)), "{error}");
     let count: i64 = api.query_one("SELECT count(*) FROM audit_checkpoint", &[]).await.unwrap().get(0);
     assert_eq!(count, 0);
     // Out of turn it is refused by the database itself.
     let sql = "INSERT INTO audit_checkpoint VALUES (1, 2, 3, 2, sha256(''), 'k1', sha256(''), now())";
     assert_eq!(api.batch_execute(sql).await.unwrap_err().code(), Some(&SqlState::RESTRICT_VIOLATION));
-}
-
-/// Runs `flohctl audit verify`.
-fn flohctl(server: &PostgresServer, extra: &[(&str, &str)], arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_flohctl"))
-        .args(["audit", "verify"])
-        .args(arguments)
-        .env_clear()
-        .envs(server.environment())
-        .envs(extra.iter().copied())
-        .output()
-        .unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn flohctl_says_in_a_sentence_what_it_found() {
-    let (server, store, _api) = signed_bench().await;
-    let head = hex::encode(intact(&store).await.head);
-    let with_key = [("AUDIT_CHECKPOINT_KEY", KEY), ("AUDIT_CHECKPOINT_KEY_ID", "k1")];
-    let output = flohctl(&server, &with_key, &[]);
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        format!(
-            "the audit log is intact: 12 rows, head {head}; 2 checkpoints, their signatures are good; 4 rows since the \
-             last checkpoint\n"
-        )
-    );
-    assert_eq!(output.status.code(), Some(0));
-    let output = flohctl(&server, &[], &[]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("2 checkpoints, signatures not checked (AUDIT_CHECKPOINT_KEY is not set)"), "{said}");
-    assert_eq!(output.status.code(), Some(0));
-    // Another key is in use now: the old one is given by its file.
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
-    let new = KEY.replace('0', "f");
-    let rotated = [("AUDIT_CHECKPOINT_KEY", new.as_str()), ("AUDIT_CHECKPOINT_KEY_ID", "k2")];
-    let output = flohctl(&server, &rotated, &[]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("checkpoint 1 is signed with the key k1, which is not known here"), "{said}");
-    assert_eq!(output.status.code(), Some(1));
-    let output = flohctl(&server, &rotated, &["--key", &format!("k1={}", file.path().display())]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
-
-    tamper(&server, "UPDATE audit_log SET actor = 'nobody' WHERE id = 7").await;
-    let output = flohctl(&server, &with_key, &[]);
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "the audit log is not intact: audit row 7 (position 7) was changed, or swapped with another: it is not what was \
-         chained there\n"
-    );
-    assert_eq!(output.status.code(), Some(1));
-}
-
-/// The most memory that a process has had so far, in kB; `None` once it has ended.
-fn peak_memory(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn verification_needs_little_memory_however_big_the_rows() {
-    let (server, _store, api) = bench(0).await;
-    // 150 MB in 1,500 rows, so that already one page of them would be seen.
-    for _ in 0..15 {
-        let sql = "INSERT INTO audit_log (entity, entity_id, action, new_state)
-            SELECT 'report', n::text, 'create', to_jsonb(repeat(md5(n::text), 3200)) FROM generate_series(1, 100) n";
-        api.execute(sql, &[]).await.unwrap();
-    }
-    let mut child = Command::new(env!("CARGO_BIN_EXE_flohctl"))
-        .args(["audit", "verify"])
-        .env_clear()
-        .envs(server.environment())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut peak = 0;
-    while child.try_wait().unwrap().is_none() {
-        peak = peak.max(peak_memory(child.id()).unwrap_or(0));
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("is intact: 1500 rows"), "{said}");
-    assert!((1_000..60_000).contains(&peak), "{peak} kB");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn flohctl_tells_a_missing_schema_and_a_bad_key_from_a_broken_log() {
-    let server = PostgresServer::start();
-    let output = flohctl(&server, &[], &[]);
-    assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("run `flohctl migrate`"));
-    let output = flohctl(&server, &[], &["--key", "old=/nonexistent"]);
-    assert_eq!(output.status.code(), Some(78));
-    let output = flohctl(&server, &[], &["--key", "old"]);
-    assert_eq!(output.status.code(), Some(64));
 }

@@ -195,6 +195,17 @@ fn what_waiting_cannot_heal_ends_it_with_78_and_one_clear_line() {
 }
 
 #[test]
+fn a_hang_up_under_systemd_neither_ends_it_nor_reloads_anything() {
+    let mut fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[]);
+    worker.signal(Signal::SIGHUP);
+    worker.wait_log("nothing to reload");
+    let id = fleet.add(6, "test.echo", json!({}), json!({}));
+    fleet.wait_state(6, &id, "completed", SOON);
+    worker.stop();
+}
+
+#[test]
 fn a_call_that_cannot_be_right_ends_with_64() {
     let fleet = Fleet::start();
     let log = ends_with(fleet.spawn_worker("\\x7b1..4\\x7d", &[]), 64);

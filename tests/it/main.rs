@@ -16,16 +16,27 @@ mod config_envfile;
 mod cron_parity;
 #[cfg(feature = "test-jobs")]
 mod daemon_life;
+#[cfg(feature = "test-jobs")]
+mod failover;
 mod harness;
 #[cfg(feature = "test-jobs")]
 mod interop;
+mod job_size;
 mod journal;
+mod links;
+#[cfg(feature = "test-jobs")]
+mod lost_answers;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
+#[cfg(feature = "test-jobs")]
+mod reclaim;
+#[cfg(feature = "test-jobs")]
+mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
 mod schedulers;
+mod sentinel;
 mod store_connect;
 mod store_fence;
 mod store_ledger;

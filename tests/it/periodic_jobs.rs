@@ -126,3 +126,56 @@ fn the_worker_schedules_its_own_jobs_and_runs_their_ticks() {
     assert!(verified.status.success(), "{} {}", verified.stdout, verified.stderr);
     assert!(verified.stdout.contains("1 checkpoint, its signature is good; 0 rows since"), "{}", verified.stdout);
 }
+
+#[test]
+fn a_log_that_was_reset_behind_the_workers_back_is_not_signed_again() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[KEY]);
+    let insert = "INSERT INTO floh_worker.audit_log (entity, entity_id, action) SELECT 'user', n::text, 'create'
+        FROM generate_series(1, 3) n";
+    fleet.sql(insert);
+    let id = fleet.add(6, "audit-checkpoint", json!({}), json!({}));
+    fleet.wait_state(6, &id, "completed", SOON);
+    let rows = fleet.sql("SELECT encode(head_hash, 'hex'), encode(signature, 'hex') FROM floh_worker.audit_checkpoint");
+    let [head, signature] = &rows[0].iter().map(|text| text.clone().unwrap()).collect::<Vec<_>>()[..] else { panic!() };
+    // The worker's log and Redis tell what was signed, and both in a form that flohctl takes.
+    worker.wait_log(&format!(
+        "audit checkpoint 1={head} signed: positions 1 to 3, signature {signature} checkpoint=1 checkpoint_position=3 \
+         checkpoint_hash={head} checkpoint_key_id=default checkpoint_signature={signature} "
+    ));
+    let memory = fleet.key("floh-worker:last-audit-checkpoint");
+    let remembered = wait_for("the memory", SOON, || fleet.redis::<Option<String>>("GET", &[&memory]));
+    assert_eq!(remembered, format!("1={head}"));
+    let expect = ["audit", "verify", "--require-signatures", "--expect", &remembered];
+    let verified = fleet.flohctl_with(&expect, &[KEY]);
+    assert!(verified.status.success(), "{} {}", verified.stdout, verified.stderr);
+
+    fleet.sql(
+        "SET session_replication_role = replica;
+        SET search_path = floh_worker;
+        DELETE FROM audit_log;
+        DELETE FROM audit_chain;
+        DELETE FROM audit_checkpoint;
+        UPDATE audit_checkpoint_head SET number = 0, to_position = 0",
+    );
+    fleet.sql(insert);
+    let id = fleet.add(6, "audit-checkpoint", json!({}), json!({"attempts": 3}));
+    let job = fleet.wait_state(6, &id, "failed", SOON);
+    let reason = job["failedReason"].as_str().unwrap();
+    assert!(
+        reason.contains(&format!("checkpoint 1 is gone: it is known from outside with the head hash {head}")),
+        "{job:#}"
+    );
+    assert!(reason.ends_with(&format!("delete the key {memory} in Redis")), "{job:#}");
+    assert_eq!(job["attemptsMade"], 1, "{job:#}");
+    let verified = fleet.flohctl_with(&expect, &[KEY]);
+    assert_eq!(verified.status.code(), Some(1), "{} {}", verified.stdout, verified.stderr);
+
+    // The way out after a restored backup.
+    fleet.redis::<i64>("DEL", &[&memory]);
+    let id = fleet.add(6, "audit-checkpoint", json!({}), json!({}));
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(job["returnvalue"], json!({"checkpoints": 1, "rows": 3}), "{job:#}");
+    let renewed: String = wait_for("the memory", SOON, || fleet.redis::<Option<String>>("GET", &[&memory]));
+    assert!(renewed.starts_with("1=") && renewed != remembered, "{renewed}");
+}

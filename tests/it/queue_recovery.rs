@@ -30,7 +30,8 @@ struct Fixture {
 impl Fixture {
     fn new() -> Fixture {
         let server = RedisServer::start();
-        let names = QueueConfig { name: "workflow-scheduler".into(), prefix: "bull".into() };
+        let names =
+            QueueConfig { name: "workflow-scheduler".into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 };
         let queue = Queue::new(&names, &server.config(), Fate::default()).unwrap();
         Fixture { server, queue, leases: Leases::new(Uuid::new_v4()) }
     }
@@ -253,7 +254,7 @@ async fn a_server_that_is_away_is_unavailable_and_a_wrong_password_is_not_waited
     assert!(error.to_string().contains(&fixture.server.port().to_string()), "{error}");
 
     let guarded = RedisServer::start_with(&["--requirepass", "right"]);
-    let names = QueueConfig { name: "q".into(), prefix: "bull".into() };
+    let names = QueueConfig { name: "q".into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 };
     let mut config = guarded.config();
     for password in [None, Some("wrong")] {
         config.password = password.map(Into::into);
@@ -277,7 +278,7 @@ async fn counters_that_are_no_numbers_stop_neither_the_job_nor_the_stalled_check
     fixture.leases.retire(&token);
     assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap(), 1);
     let (fetched, token) = fixture.fetch().await;
-    assert_eq!((fetched.attempts_made, fetched.attempts_started, fetched.broken_counter), (0, 1, false));
+    assert_eq!((fetched.attempts_made, fetched.attempts_started, fetched.broken_fields), (0, 1, false));
 
     let _: i64 = fixture.redis(&["HSET", &keys.job(&id), "stc", "x"]).await;
     fixture.leases.retire(&token);
@@ -286,6 +287,6 @@ async fn counters_that_are_no_numbers_stop_neither_the_job_nor_the_stalled_check
     assert!(fixture.queue.check_stalled().await.is_err_and(|error| !error.is_unavailable()));
     assert_eq!(fixture.queue.restore_lost_jobs().await.unwrap(), Some(1));
     let (fetched, _) = fixture.fetch().await;
-    assert!(fetched.broken_counter);
-    assert_eq!(fixture.queue.mend_counters(&id).await.unwrap(), ["stc"]);
+    assert!(fetched.broken_fields);
+    assert_eq!(fixture.queue.mend_fields(&id).await.unwrap(), ["stc"]);
 }

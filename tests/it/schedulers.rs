@@ -100,7 +100,7 @@ impl Bench {
 }
 
 fn queue(redis: &RedisServer, name: &str) -> Queue {
-    let config = QueueConfig { name: name.into(), prefix: "bull".into() };
+    let config = QueueConfig { name: name.into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 };
     Queue::new(&config, &redis.config(), Fate::default()).unwrap()
 }
 

@@ -108,7 +108,7 @@ impl Bench {
             WorkerInstance { invocation, instance: "1".into(), host: "vm".into(), pid: 1, version: "0.1.0".into() };
         self.store.heartbeat(&worker).await.unwrap();
         let sql = "UPDATE worker_instance SET started_at = now() - make_interval(secs => $2),
-            last_seen = now() - make_interval(secs => $3) WHERE invocation = $1";
+            alive_since = now() - make_interval(secs => $2), last_seen = now() - make_interval(secs => $3) WHERE invocation = $1";
         self.api.execute(sql, &[&invocation, &started_seconds, &seen_seconds]).await.unwrap();
     }
 
@@ -234,6 +234,8 @@ async fn a_run_whose_worker_is_gone_fails() {
         assert!(bench.store.release(&lease, how).await.unwrap());
         lost.push(run);
     }
+    let sql = "UPDATE job_execution SET updated_at = now() - interval '31 min' WHERE state IN ('failed', 'lost')";
+    bench.api.execute(sql, &[]).await.unwrap();
     assert_eq!(bench.recover("a").await, counts(3, 0, 3));
     for run in lost {
         assert_eq!(bench.status(run).await, "failed");
@@ -278,7 +280,7 @@ async fn a_fleet_that_was_stopped_for_long_fails_nothing_that_it_had_in_hand() {
     bench.api.execute(sql, &[&boundary]).await.unwrap();
     assert_eq!(bench.recover("c").await, counts(0, 1, 0));
     // The fleet has been there for the whole timeout, and nobody went on with the run that was cut off.
-    bench.api.batch_execute("UPDATE worker_instance SET started_at = now() - interval '31 min'").await.unwrap();
+    bench.api.batch_execute("UPDATE worker_instance SET alive_since = now() - interval '31 min'").await.unwrap();
     assert_eq!(bench.recover("d").await, counts(1, 0, 1));
     assert_eq!(bench.status(cut_off).await, "failed");
 }
@@ -376,4 +378,44 @@ async fn a_plain_insert_is_a_new_run_for_this_engine() {
         let error = bench.api.batch_execute(&format!("UPDATE workflow_run SET {bad}")).await.unwrap_err();
         assert_eq!(error.code().unwrap().code(), "23514", "{bad}");
     }
+}
+
+#[tokio::test]
+async fn after_an_outage_no_run_fails_because_its_worker_could_not_say_that_it_lives() {
+    let bench = Bench::new().await;
+    let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+    // For 40 minutes nobody could write. Then one of the two says that it lives; the other one has not come to it yet.
+    bench.worker(first, 86_400.0, 2400.0).await;
+    bench.worker(second, 86_400.0, 2400.0).await;
+    let held = bench.run("running", 45).await;
+    bench.lease(held, "held", &Start { invocation: second, ..fetch(1, 100) }).await;
+    let worker =
+        WorkerInstance { invocation: first, instance: "1".into(), host: "vm".into(), pid: 1, version: "0.1.0".into() };
+    bench.store.heartbeat(&worker).await.unwrap();
+    assert_eq!(bench.recover("recovery").await, counts(0, 0, 0));
+    assert_eq!(bench.status(held).await, "running");
+}
+
+#[tokio::test]
+async fn a_run_whose_worker_was_killed_lately_or_whose_attempt_just_ended_has_the_whole_timeout() {
+    let bench = Bench::new().await;
+    bench.old_fleet().await;
+    // Its worker was killed five minutes ago, and its job waits behind others.
+    let killed = Uuid::new_v4();
+    bench.worker(killed, 86_400.0, 300.0).await;
+    let waits = bench.run("running", 45).await;
+    bench.lease(waits, "waits", &Start { invocation: killed, ..fetch(1, 100) }).await;
+    // An attempt failed just now, and the next one waits for its delay.
+    let retried = bench.run("running", 45).await;
+    let lease = bench.lease(retried, "retried", &fetch(1, 100)).await;
+    assert!(bench.store.release(&lease, Release::Failed).await.unwrap());
+    assert_eq!(bench.recover("recovery").await, counts(0, 0, 0));
+    // Half an hour later both are stuck.
+    for sql in [
+        "UPDATE worker_instance SET last_seen = last_seen - interval '30 minutes' WHERE invocation = $1",
+        "UPDATE job_execution SET updated_at = now() - interval '31 minutes' WHERE invocation = $1 OR state = 'failed'",
+    ] {
+        bench.api.execute(sql, &[&killed]).await.unwrap();
+    }
+    assert_eq!(bench.recover("recovery again").await, counts(2, 0, 2));
 }

@@ -19,6 +19,8 @@ fn two_schedulers_and_two_workers_run_each_tick_once() {
     wait_for("five ticks", Duration::from_secs(30), || (fleet.effects().len() >= 5).then_some(()));
     let effects = fleet.effects();
     assert!(effects.values().all(|count| *count == 1), "{effects:?}");
+    let queues = fleet.sql("SELECT DISTINCT queue FROM floh_worker.job_tick");
+    assert_eq!(queues, [[Some("bull:workflow-scheduler".to_string())]]);
     let skipped: i64 = fleet.redis("ZCARD", &[&fleet.key("completed")]);
     assert!(skipped > i64::try_from(effects.len()).unwrap(), "the other scheduler's jobs are completed, not run");
 }

@@ -154,9 +154,10 @@ impl Outcome {
 /// Redis cannot be reached or answers with an error, or a pattern cannot be read.
 pub async fn ensure(queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Outcome>, Error> {
     let stored = queue.stored_schedulers().await?;
+    let now = queue.now_ms().await?;
     let mut outcomes = Vec::new();
     for builtin in wanted {
-        let outcome = match stored.iter().find(|other| is_foreign(other, &builtin.name)) {
+        let outcome = match stored.iter().find(|other| is_foreign(other, &builtin.name) && other.goes_on(now)) {
             Some(other) => leave_to(queue, builtin, other).await?,
             None => make(queue, builtin).await?,
         };

@@ -25,6 +25,13 @@ impl Stored {
         self.fields.get("name").map_or_else(|| self.id.split(':').next().unwrap_or_default(), String::as_str)
     }
 
+    /// Whether it still announces iterations: its next one is there, or was due so lately that a backlog explains it. One
+    /// whose chain ended (its limit, its end date, a client that did not continue it) stays in the set for ever.
+    pub(super) fn goes_on(&self, now_ms: i64) -> bool {
+        const BACKLOG_MS: f64 = 24.0 * 3600.0 * 1000.0;
+        self.alive || self.score.parse::<f64>().is_ok_and(|due| due > now_ms as f64 - BACKLOG_MS)
+    }
+
     /// A field of the hash, read as JSON; an empty object where there is none.
     pub(super) fn json(&self, field: &str) -> Value {
         let stored = self.fields.get(field).and_then(|text| serde_json::from_str(text).ok());

@@ -79,20 +79,42 @@ fn hashes_that_are_no_proper_jobs_fail_with_a_reason() {
 fn odd_fields_do_not_matter() {
     let mut fleet = Fleet::start();
     let _worker = fleet.worker("1", &[]);
-    let fields = [
-        ("name", "test.echo"),
-        ("data", "{\"a\":1}"),
-        ("opts", "not JSON"),
-        ("timestamp", "soon"),
-        ("priority", "-"),
-        ("parent", "[]"),
-        ("unknown", "\u{7}"),
-    ];
-    push_raw(&mut fleet, "odd", &fields);
-    let (completed, hash) = (fleet.key("completed"), fleet.key("odd"));
-    wait_for("the odd job is completed", SOON, || fleet.redis::<Option<String>>("ZSCORE", &[&completed, &"odd"]));
-    assert_eq!(fleet.redis::<String>("HGET", &[&hash, &"returnvalue"]), "{\"a\":1}");
+    for (id, parent) in
+        [("odd", "[]"), ("cut", "{\"id\":"), ("number", "5"), ("nested", "{\"id\":{},\"queueKey\":\"x\"}")]
+    {
+        let fields = [
+            ("name", "test.echo"),
+            ("data", "{\"a\":1}"),
+            ("opts", "not JSON"),
+            ("timestamp", "soon"),
+            ("priority", "-"),
+            ("parent", parent),
+            ("unknown", "\u{7}"),
+        ];
+        push_raw(&mut fleet, id, &fields);
+        let (completed, hash) = (fleet.key("completed"), fleet.key(id));
+        wait_for("the odd job is completed", SOON, || fleet.redis::<Option<String>>("ZSCORE", &[&completed, &id]));
+        assert_eq!(fleet.redis::<String>("HGET", &[&hash, &"returnvalue"]), "{\"a\":1}");
+        assert_eq!(fleet.starts(id).len(), 1, "{id} ran once");
+    }
     assert_goes_on(&mut fleet);
+}
+
+#[test]
+fn data_that_is_no_text_is_refused_and_a_cut_emoji_is_not() {
+    let mut fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    let fields =
+        [("name", "test.echo"), ("data", "{\"text\":\"a\\ud83d\"}"), ("opts", "{}"), ("timestamp", "1700000000000")];
+    push_raw(&mut fleet, "cut", &fields);
+    let (completed, hash, binary) = (fleet.key("completed"), fleet.key("cut"), fleet.key("binary"));
+    wait_for("the cut one is completed", SOON, || fleet.redis::<Option<String>>("ZSCORE", &[&completed, &"cut"]));
+    assert_eq!(fleet.redis::<String>("HGET", &[&hash, &"returnvalue"]), "{\"text\":\"a\u{fffd}\"}");
+    let _: i64 = fleet.redis("HSET", &[&binary, &"data", &b"{\"a\":\"\xff\xfe\"}".as_slice()]);
+    push_raw(&mut fleet, "binary", &[("name", "test.echo"), ("opts", "{}"), ("timestamp", "1700000000000")]);
+    let (reason, attempts) = wait_failed(&mut fleet, "binary");
+    assert!(reason.contains("UTF-8"), "{reason}");
+    assert_eq!(attempts, 1);
 }
 
 by_5_and_6!(an_unknown_name_fails_at_once, five_megabytes_of_data_fail_at_once, a_job_removed_while_it_runs);
@@ -117,6 +139,27 @@ fn five_megabytes_of_data_fail_at_once(version: u8) {
     assert!(reason.contains("data") && reason.len() < 500, "{reason}");
     assert_eq!(attempts, 1);
     assert_goes_on(&mut fleet);
+}
+
+#[test]
+fn the_largest_data_is_a_setting_and_holds_however_the_job_is_fetched() {
+    let mut fleet = Fleet::start();
+    // The data is {"text":"…"}: 11 bytes more than the text.
+    let data = |bytes: usize| json!({"text": "x".repeat(bytes - 11)});
+    let opts = || json!({"attempts": 3, "backoff": 100});
+    let first = fleet.add(6, "test.echo", data(1025), opts());
+    let fits = fleet.add(6, "test.echo", data(1024), opts());
+    let second = fleet.add(6, "test.echo", data(1025), opts());
+    // Before the worker's first fetch all of them wait: it takes one by a fetch, the others inside of finishes.
+    let mut worker = fleet.worker("1", &[("MAX_JOB_BYTES", "1024")]);
+    fleet.wait_state(6, &fits, "completed", SOON);
+    fleet.wait_counts(6, json!({"waiting": 0, "active": 0, "completed": 1, "failed": 2}), SOON);
+    for id in [&first, &second] {
+        let (reason, attempts) = wait_failed(&mut fleet, id);
+        assert_eq!(reason, "the job's data has 1025 bytes, more than the 1024 that are allowed");
+        assert_eq!(attempts, 1);
+    }
+    worker.stop();
 }
 
 /// Removing an active job is refused by BullMQ while it is locked; a client that deletes its keys is not stopped by that.

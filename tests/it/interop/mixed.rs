@@ -146,6 +146,25 @@ fn jobs_of_ours_are_processed_by_a_node_worker(version: u8) {
 }
 
 #[test]
+fn queues_of_equal_names_under_two_prefixes_share_a_database_and_no_job() {
+    let mut fleet = Fleet::start();
+    let _workers = [fleet.worker("1", &[]), fleet.worker("2", &[("QUEUE_PREFIX", "other")])];
+    // Each queue counts its own ids, and the clocks of two API servers can give one millisecond.
+    for prefix in ["bull", "other"] {
+        let opts = json!({"jobId": "same", "timestamp": 1_700_000_000_000_u64, "removeOnComplete": false});
+        fleet.call(6, "add", json!({"prefix": prefix, "name": "test.effect", "data": {"key": prefix}, "opts": opts}));
+        wait_for("the job", SOON, || {
+            let counts = fleet.call(6, "counts", json!({"prefix": prefix}));
+            (counts["completed"] == 1).then_some(())
+        });
+    }
+    assert_eq!(fleet.effects(), [("bull".to_string(), 1), ("other".to_string(), 1)].into());
+    let queues = fleet.sql("SELECT queue FROM floh_worker.job_execution WHERE name = 'test.effect' ORDER BY queue");
+    let named = ["bull:workflow-scheduler", "other:workflow-scheduler"].map(|queue| [Some(queue.to_string())]);
+    assert_eq!(queues, named);
+}
+
+#[test]
 fn ids_that_bullmq_refuses_are_refused() {
     let mut fleet = Fleet::start();
     for id in ["12", "a:b", ""] {

@@ -155,7 +155,8 @@ async fn a_repeatable_of_npm_5_for_the_job_is_left_alone_too() {
     assert_eq!(bench.schedulers().await[0].0, key);
     // And one without a hash, whose name stands in its key.
     let () = bench.ask(&["DEL", "bull:workflow-scheduler:repeat"]).await;
-    let () = bench.ask(&["ZADD", "bull:workflow-scheduler:repeat", "5", "nightly::::0 4 * * *"]).await;
+    let due = (bench.queue.now_ms().await.unwrap() + DAY).to_string();
+    let () = bench.ask(&["ZADD", "bull:workflow-scheduler:repeat", &due, "nightly::::0 4 * * *"]).await;
     assert_eq!(done(&bench.queue, &[nightly("30 2 * * *")]).await, Done::LeftTo("nightly::::0 4 * * *".into()));
 }
 
@@ -228,4 +229,24 @@ async fn a_pattern_that_cannot_be_read_is_an_error_and_changes_nothing() {
     assert_eq!(bench.schedulers().await, []);
     let nothing: Value = bench.peer.call(6, "schedulers", json!({}));
     assert_eq!(nothing, json!([]));
+}
+
+#[tokio::test]
+async fn a_schedule_of_somebody_else_that_ended_does_not_silence_ours() {
+    let mut bench = Bench::start().await;
+    let now = bench.queue.now_ms().await.unwrap();
+    // A repeatable of npm 5 whose chain ended two days ago, and one that was due an hour ago and waits in a backlog.
+    let (key, entry) = (format!("{}:old", bench.queue.keys.repeat), bench.queue.keys.repeat.clone());
+    let mut connection = bench.redis.connection().await;
+    let set = |score: i64| {
+        let mut pipe = redis::pipe();
+        pipe.cmd("ZADD").arg(&entry).arg(score).arg("old").ignore();
+        pipe.cmd("HSET").arg(&key).arg(&["name", "nightly", "pattern", "0 1 * * *"]).ignore();
+        pipe
+    };
+    set(now - 2 * DAY).exec_async(&mut connection).await.unwrap();
+    assert!(matches!(done(&bench.queue, &[nightly("30 2 * * *")]).await, Done::Added(_)));
+    set(now - 3_600_000).exec_async(&mut connection).await.unwrap();
+    assert_eq!(done(&bench.queue, &[nightly("30 2 * * *")]).await, Done::LeftTo("old".into()));
+    assert_eq!(bench.delayed().await, Vec::<String>::new());
 }

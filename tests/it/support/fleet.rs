@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -119,10 +120,31 @@ impl Fleet {
     pub fn instance_environment(&self, instance: &str, settings: &[(&str, &str)]) -> Vec<(String, String)> {
         let mut environment = self.environment();
         environment.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
-        let state = self.folder.path().join(format!("state-{instance}"));
+        let state = self.state_folder(instance);
         fs::create_dir_all(&state).unwrap();
         environment.entry("STATE_DIRECTORY".into()).or_insert(state.display().to_string());
         environment.into_iter().collect()
+    }
+
+    /// The state folder that an instance gets unless its settings say otherwise.
+    pub fn state_folder(&self, instance: &str) -> PathBuf {
+        self.folder.path().join(format!("state-{instance}"))
+    }
+
+    /// What the unit's `ExecStopPost=` does after an instance has ended: `unit_invocation` is the `INVOCATION_ID` that it
+    /// was started with.
+    pub fn record_end(&self, instance: &str, unit_invocation: &str, result: &str, status: &str) {
+        let variables = [
+            ("STATE_DIRECTORY", self.state_folder(instance).display().to_string()),
+            ("INVOCATION_ID", unit_invocation.into()),
+            ("SERVICE_RESULT", result.into()),
+            ("EXIT_STATUS", status.into()),
+        ];
+        let prepare = |command: &mut std::process::Command| {
+            command.args(["--record-end", instance]).env_clear().envs(variables);
+        };
+        let ended = child::run(&binary("floh-worker"), prepare, b"", Duration::from_secs(10));
+        assert!(ended.status.success(), "{}", ended.stderr);
     }
 
     /// Runs `flohctl ARGUMENTS` with the instances' environment.
@@ -158,9 +180,9 @@ impl Fleet {
 
     /// The same, with the error as its text.
     pub fn try_add_ours(&mut self, job: NewJob) -> Result<String, String> {
-        let config = QueueConfig { name: QUEUE.into(), prefix: "bull".into() };
         self.runtime.block_on(async {
-            let queue = Queue::new(&config, &self.redis.config(), Fate::default()).map_err(|e| e.to_string())?;
+            let queue =
+                Queue::new(&queue_config(), &self.redis.config(), Fate::default()).map_err(|e| e.to_string())?;
             queue.add(&job).await.map_err(|e| e.to_string())
         })
     }
@@ -169,8 +191,7 @@ impl Fleet {
     pub fn check_stalled(&mut self) {
         let guard = self.key("stalled-check");
         self.redis::<()>("DEL", &[&guard]);
-        let config = QueueConfig { name: QUEUE.into(), prefix: "bull".into() };
-        let queue = Queue::new(&config, &self.redis.config(), Fate::default()).unwrap();
+        let queue = Queue::new(&queue_config(), &self.redis.config(), Fate::default()).unwrap();
         self.runtime.block_on(queue.check_stalled()).unwrap();
     }
 
@@ -276,6 +297,10 @@ impl Fleet {
         let rows = self.sql(query).into_iter();
         rows.map(|row| (row[0].clone().unwrap(), row[1].as_deref().unwrap().parse().unwrap())).collect()
     }
+}
+
+fn queue_config() -> QueueConfig {
+    QueueConfig { name: QUEUE.into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 }
 }
 
 /// One entry of the event stream.

@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod sentinel;
 pub mod worker;
 
 #[allow(unused_imports, reason = "the modules that need it are built with the feature test-jobs")]

@@ -147,6 +147,8 @@ impl RedisServer {
             username: None,
             password: None,
             database: 0,
+            sentinel_username: None,
+            sentinel_password: None,
             tls: false,
             tls_ca: None,
         }

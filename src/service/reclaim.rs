@@ -1,0 +1,110 @@
+//! Gives back at once what previous lives of this instance held, and charges a death to what it ran.
+
+use super::{
+    predecessor::{Predecessor, State},
+    upkeep::host_name,
+};
+use crate::{
+    events,
+    queue::{
+        Queue,
+        connection::Backoff,
+        lease::{LOCK_DURATION, Leases},
+        sweep::Orphan,
+    },
+    store::{Store, StoreError, suspicion::Death},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How often is looked whether the locks of a life that may not be over have expired.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the clearing up needs.
+pub struct Reclaim {
+    /// The queue.
+    pub queue: Arc<Queue>,
+    /// The ledger, which knows what ran.
+    pub store: Store,
+    /// What this life holds: never to be given back.
+    pub leases: Arc<Leases>,
+    /// What BullMQ shows as `processedBy`.
+    pub worker: String,
+}
+
+/// Something went wrong that another look may mend.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Queue(#[from] crate::queue::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Reclaim {
+    /// Clears up after each predecessor, with as many looks as it takes.
+    pub async fn run(&self, state: &State, predecessors: Vec<Predecessor>) {
+        for predecessor in predecessors {
+            let since = Instant::now();
+            let mut backoff = Backoff::default();
+            loop {
+                match self.clear_up(&predecessor).await {
+                    // The locks of a life that may go on elsewhere are waited for: once expired they are nobody's.
+                    Ok(0) if !predecessor.certainly_ours && since.elapsed() < LOCK_DURATION + LOOK => {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    Ok(0) => break,
+                    // Somebody may have been taken up in between: look again until nothing is found.
+                    Ok(_) => backoff.reset(),
+                    Err(error) => {
+                        tracing::debug!("what the previous life held is not given back yet: {error}");
+                        tokio::time::sleep(backoff.next_delay()).await;
+                    }
+                }
+            }
+            if let Err(error) = state.forget(&[predecessor.invocation]) {
+                tracing::warn!("the instance's state still names a life that is cleared up: {error}");
+            }
+        }
+    }
+
+    /// One look; how many jobs were given back.
+    async fn clear_up(&self, predecessor: &Predecessor) -> Result<usize, Error> {
+        let prefix = format!("{}:", predecessor.invocation);
+        let mut found = self.queue.orphans(&prefix, &self.worker, &self.leases).await?;
+        found.retain(|orphan| predecessor.certainly_ours || orphan.token.is_none());
+        if found.is_empty() {
+            return Ok(0);
+        }
+        // Charged before it is given out again, so that it runs alone.
+        self.charge(predecessor, &found).await?;
+        let mut count = 0;
+        for orphan in &found {
+            if self.queue.give_back(orphan, &self.leases.token_prefix()).await? {
+                count += 1;
+                tracing::warn!(
+                    message_id = events::PREDECESSOR_RECLAIMED,
+                    floh_job_id = %orphan.id,
+                    "the previous life of this instance held this job: given back"
+                );
+            }
+        }
+        Ok(count)
+    }
+
+    async fn charge(&self, predecessor: &Predecessor, found: &[Orphan]) -> Result<(), Error> {
+        let Some(evidence) = &predecessor.evidence else { return Ok(()) };
+        let ids: Vec<String> = found.iter().map(|orphan| orphan.id.clone()).collect();
+        let death = Death { invocation: predecessor.invocation, host: host_name(), evidence: evidence.clone() };
+        for id in self.store.suspect(&death, &self.queue.qualified_name, &ids).await? {
+            tracing::error!(
+                message_id = events::JOB_SUSPECTED,
+                floh_job_id = %id,
+                "the previous life of this instance ended while this job ran: {evidence}; it is suspected, and runs alone"
+            );
+        }
+        Ok(())
+    }
+}
