@@ -30,7 +30,7 @@ fn on_the_finish(row: &Row) -> Verdict {
 }
 
 fn on_the_renewal(row: &Row) -> Verdict {
-    half_open(row, "renewal", renewal_of, Plan::workers(&[4, 4]))
+    half_open(row, "renewal", renewal_of, Plan::workers(&[8, 8]))
 }
 
 fn half_open(row: &Row, what: &str, pattern: impl Fn(&Fleet) -> String, plan: Plan) -> Verdict {
@@ -47,8 +47,8 @@ fn half_open(row: &Row, what: &str, pattern: impl Fn(&Fleet) -> String, plan: Pl
             break;
         }
         if what == "renewal" {
-            // There has to be something to renew: two jobs that last, so that each worker has one, most likely.
-            for number in 0..4 {
+            // There has to be something to renew; and a worker that is full of such jobs would pick up no other.
+            for number in 0..3 {
                 let key = format!("long-{turn}-{number}");
                 let opts = json!({"attempts": 1, "removeOnComplete": false, "jobId": key});
                 stage.fleet.add(6, "test.effect", json!({"key": key, "ms": 9_000}), opts);

@@ -121,7 +121,8 @@ impl Row {
     }
 
     fn write(&self, line: &str) {
-        self.keep("row", &format!("{}\t{line}\n", self.name));
+        let control = if self.off.is_some() { " (control)" } else { "" };
+        self.keep("row", &format!("{}{control}\t{line}\n", self.name));
     }
 }
 
