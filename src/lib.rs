@@ -24,6 +24,8 @@ pub mod jobs;
 pub mod queue;
 pub mod service;
 pub mod store;
+#[cfg(feature = "test-jobs")]
+pub mod switches;
 
 /// What `--version` says: the package's version where a package build states one (`debian/rules`), else the crate's.
 pub const VERSION: &str = match option_env!("FLOH_VERSION") {

@@ -157,6 +157,10 @@ impl Runner {
     /// Whether the lock in Redis still holds our token after the take: a worker that froze between fetch and take must
     /// not outrank the one that has the job now.
     async fn confirm(&self, execution: &Execution) -> Result<(), Outcome> {
+        #[cfg(feature = "test-jobs")]
+        if crate::switches::off("confirm") {
+            return Ok(());
+        }
         loop {
             match execution.holds_lock().await {
                 Ok(true) => return Ok(()),
@@ -200,6 +204,10 @@ impl Runner {
             Err(JobError::Fail(reason)) => Outcome::Failed(Failure::for_good(reason)),
             Err(JobError::LeaseLost(why)) => Outcome::Lost(why),
             Err(JobError::Interrupted(why)) => Outcome::Interrupted(why),
+            #[cfg(feature = "test-jobs")]
+            Err(JobError::Unavailable(why)) if crate::switches::off("interruptions") => {
+                Outcome::Failed(Failure::again(why))
+            }
             Err(JobError::Unavailable(why)) => {
                 self.circuit.trip(&why);
                 Outcome::Interrupted(why)
@@ -230,6 +238,10 @@ impl Runner {
 
     fn interrupted_by(&self, error: &StoreError) -> Outcome {
         let why = error.to_string();
+        #[cfg(feature = "test-jobs")]
+        if crate::switches::off("interruptions") {
+            return Outcome::Failed(Failure::again(why));
+        }
         match error.policy() {
             store::Policy::Fail => Outcome::Failed(Failure::again(why)),
             store::Policy::Yield => Outcome::Lost(why),

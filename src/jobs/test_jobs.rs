@@ -80,6 +80,9 @@ fn panic(job: &JobContext) -> Result<Value, JobError> {
 
 async fn effect(job: &JobContext, key: Option<&str>) -> Result<Value, JobError> {
     let key = key.unwrap_or_else(|| job.job_id()).to_string();
+    if let Some(before) = job.data.get("before").and_then(Value::as_u64) {
+        tokio::time::sleep(Duration::from_millis(before)).await;
+    }
     let transaction = job.begin().await?;
     let sql = "INSERT INTO test_effect (key, job_id, epoch, instance) VALUES ($1, $2, $3, $4)";
     transaction.execute(sql, &[&key, &job.job_id(), &job.lease.epoch.0, &&*job.instance]).await?;

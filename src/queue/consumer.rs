@@ -118,6 +118,10 @@ impl Consumer {
                     if !backoff.is_raised() {
                         tracing::error!(message_id = events::DEPENDENCY_DOWN, "no fetch: {error}");
                     }
+                    #[cfg(feature = "test-jobs")]
+                    if crate::switches::off("fetch-again") {
+                        stop.cancelled().await;
+                    }
                     self.shared.pulse.turn(Condition::Disconnected(error.to_string()));
                     self.shared.doubts.raise();
                     stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay())).await;

@@ -268,6 +268,10 @@ impl Shared {
     }
 
     async fn hand_back(&self, job: &Job, lease: &Lease, why: &str) {
+        #[cfg(feature = "test-jobs")]
+        if crate::switches::off("hand-back") {
+            return;
+        }
         lease.finishing();
         let mut backoff = Backoff::default();
         let mut sent_before = false;

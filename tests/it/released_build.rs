@@ -24,5 +24,6 @@ fn the_binary_does_not_hold_them() {
     let content = fs::read(binary("floh-worker")).unwrap();
     let holds = |text: &str| content.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(!holds("test_effect"), "code of the test jobs is in the binary");
+    assert!(!holds("FLOH_TEST_OFF"), "parts of the worker can be switched off");
     assert!(holds("no handler for a job named"), "the search finds what is there");
 }

@@ -22,6 +22,10 @@ impl Fate {
 
     /// Condemns the connections of a generation; whether this was the first to do so.
     pub(super) fn condemn(&self, generation: u64) -> bool {
+        #[cfg(feature = "test-jobs")]
+        if crate::switches::off("reconnect") {
+            return false;
+        }
         self.0.generation.send_if_modified(|current| {
             // Only the first of many complaints about one generation counts.
             let first = *current == generation;

@@ -35,7 +35,18 @@ impl Fleet {
     /// Starts the servers and migrates the database with `flohctl migrate`. The workers' own periodic jobs are left to
     /// a scheduler that never makes any, so that tests may count jobs at every quarter of an hour.
     pub fn start() -> Fleet {
-        let mut fleet = Fleet::start_with_periodic_jobs();
+        Fleet::start_with_periodic_jobs().without_periodic_jobs()
+    }
+
+    /// The same with servers that keep their data over a restart and a crash.
+    pub fn start_durable() -> Fleet {
+        let redis = RedisServer::start_with(&["--appendonly", "yes"]);
+        let postgres = PostgresServer::start_with("synchronous_commit = on", |_| ());
+        Fleet::build(redis, postgres).without_periodic_jobs()
+    }
+
+    fn without_periodic_jobs(mut self) -> Fleet {
+        let fleet = &mut self;
         let (schedulers, id) = (fleet.key("repeat"), "tests:floh-worker:none");
         fleet.redis::<()>("ZADD", &[&schedulers, &"4102444800000", &id]);
         let fields = ["name", "stuck-run-recovery", "pattern", "0 0 1 1 *", "tz", "UTC"];
@@ -44,13 +55,15 @@ impl Fleet {
         arguments.push(&hash);
         arguments.extend(fields.iter().map(|field| field as &(dyn ToBytes + Sync)));
         fleet.redis::<()>("HSET", &arguments);
-        fleet
+        self
     }
 
     /// The same, and the workers make their own schedulers.
     pub fn start_with_periodic_jobs() -> Fleet {
-        let redis = RedisServer::start();
-        let postgres = PostgresServer::start();
+        Fleet::build(RedisServer::start(), PostgresServer::start())
+    }
+
+    fn build(redis: RedisServer, postgres: PostgresServer) -> Fleet {
         let peer = Peer::start(&redis);
         let connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -64,6 +77,20 @@ impl Fleet {
     /// A proxy in front of Redis, for a worker whose `REDIS_PORT` is its port.
     pub fn proxy(&self) -> Proxy {
         self.runtime.block_on(Proxy::start(([127, 0, 0, 1], self.redis.port()).into()))
+    }
+
+    /// A proxy in front of PostgreSQL, for a worker whose `DB_PORT` is its port.
+    pub fn postgres_proxy(&self) -> Proxy {
+        self.runtime.block_on(Proxy::start(([127, 0, 0, 1], self.postgres.port()).into()))
+    }
+
+    /// The connection anew, after a fault: waits until Redis answers.
+    pub fn reconnect(&mut self) {
+        let client = redis::Client::open(self.redis.url()).unwrap();
+        self.connection = super::wait_for("Redis answers", Duration::from_secs(30), || {
+            let mut connection = client.get_connection_with_timeout(Duration::from_secs(2)).ok()?;
+            redis::cmd("PING").query::<String>(&mut connection).ok().map(|_| connection)
+        });
     }
 
     /// The environment file's variables, as an instance gets them.
@@ -85,12 +112,18 @@ impl Fleet {
 
     /// The same without waiting.
     pub fn spawn_worker(&self, instance: &str, settings: &[(&str, &str)]) -> Worker {
+        Worker::spawn(instance, &self.instance_environment(instance, settings))
+    }
+
+    /// What the unit gives an instance: the environment file's variables, with `settings` added to them or in their
+    /// place, and a state folder that is the same for each life of the instance.
+    pub fn instance_environment(&self, instance: &str, settings: &[(&str, &str)]) -> Vec<(String, String)> {
         let mut environment = self.environment();
         environment.extend(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())));
         let state = self.state_folder(instance);
         fs::create_dir_all(&state).unwrap();
         environment.entry("STATE_DIRECTORY".into()).or_insert(state.display().to_string());
-        Worker::spawn(instance, &environment.into_iter().collect::<Vec<_>>())
+        environment.into_iter().collect()
     }
 
     /// The state folder that an instance gets unless its settings say otherwise.
@@ -147,11 +180,19 @@ impl Fleet {
 
     /// The same, with the error as its text.
     pub fn try_add_ours(&mut self, job: NewJob) -> Result<String, String> {
-        let config = QueueConfig { name: QUEUE.into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 };
         self.runtime.block_on(async {
-            let queue = Queue::new(&config, &self.redis.config(), Fate::default()).map_err(|e| e.to_string())?;
+            let queue =
+                Queue::new(&queue_config(), &self.redis.config(), Fate::default()).map_err(|e| e.to_string())?;
             queue.add(&job).await.map_err(|e| e.to_string())
         })
+    }
+
+    /// Runs the stalled check as a worker does, the guard that spares the others theirs set aside.
+    pub fn check_stalled(&mut self) {
+        let guard = self.key("stalled-check");
+        self.redis::<()>("DEL", &[&guard]);
+        let queue = Queue::new(&queue_config(), &self.redis.config(), Fate::default()).unwrap();
+        self.runtime.block_on(queue.check_stalled()).unwrap();
     }
 
     /// What BullMQ `version` knows of a job; `Null` if there is none.
@@ -205,8 +246,13 @@ impl Fleet {
 
     /// The queue's event stream as it is in Redis.
     pub fn stream(&mut self) -> Vec<Event> {
+        self.stream_since(0)
+    }
+
+    /// The same from a time on (Redis' milliseconds).
+    pub fn stream_since(&mut self, since: u64) -> Vec<Event> {
         let key = self.key("events");
-        let entries: redis::streams::StreamRangeReply = self.redis("XRANGE", &[&key, &"-", &"+"]);
+        let entries: redis::streams::StreamRangeReply = self.redis("XRANGE", &[&key, &since, &"+"]);
         let event = |entry: redis::streams::StreamId| {
             let field = |name: &str| entry.get::<String>(name);
             let (at, _) = entry.id.split_once('-').unwrap();
@@ -251,6 +297,10 @@ impl Fleet {
         let rows = self.sql(query).into_iter();
         rows.map(|row| (row[0].clone().unwrap(), row[1].as_deref().unwrap().parse().unwrap())).collect()
     }
+}
+
+fn queue_config() -> QueueConfig {
+    QueueConfig { name: QUEUE.into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 }
 }
 
 /// One entry of the event stream.

@@ -4,7 +4,9 @@
 #![allow(dead_code, reason = "not every test module uses every helper")]
 
 pub mod child;
+pub mod crew;
 pub mod fleet;
+pub mod load;
 pub mod node;
 pub mod peer;
 pub mod pgbouncer;

@@ -135,36 +135,58 @@ impl Watched {
     /// Puts a replica and three sentinels beside a running server.
     pub fn around(primary: RedisServer) -> Watched {
         let replica = replica_of(primary.port(), &[]);
-        let sentinels: Vec<_> = (0..3).map(|_| Sentinel::watching(primary.port(), 2, &[])).collect();
-        for sentinel in &sentinels {
-            wait_for("the sentinels know each other", SOON, || {
-                let facts: Vec<String> = sentinel.ask(&["SENTINEL", "MASTER", MASTER]);
-                let fact = |name: &str| facts.chunks(2).find(|pair| pair[0] == name).map(|pair| pair[1].clone());
-                let known = (fact("num-slaves"), fact("num-other-sentinels"));
-                (known == (Some("1".into()), Some("2".into()))).then_some(())
-            });
-        }
-        // A replica of which a sentinel has not heard that it follows could not be promoted.
-        for sentinel in &sentinels {
-            wait_for("the sentinels see the replica well", SOON, || {
-                let replicas: Vec<Vec<String>> = sentinel.ask(&["SENTINEL", "REPLICAS", MASTER]);
-                replicas[0].windows(2).any(|pair| pair == ["master-link-status", "ok"]).then_some(())
-            });
-        }
+        let sentinels = three_around(primary.port());
         Watched { primary, replica, sentinels }
     }
 
     /// The worker's settings for it.
     pub fn settings(&self) -> Vec<(&'static str, String)> {
-        let list: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
-        vec![("REDIS_SENTINELS", list.join(",")), ("REDIS_SENTINEL_MASTER", MASTER.to_string())]
+        settings(&self.sentinels)
     }
 
     /// Waits until every sentinel names the former replica.
     pub fn wait_promoted(&self) {
-        for sentinel in &self.sentinels {
-            wait_for("the replica is promoted", SOON, || (sentinel.primary() == self.replica.port()).then_some(()));
-        }
+        wait_promoted(&self.sentinels, self.replica.port());
+    }
+}
+
+/// The worker's settings for these sentinels.
+pub fn settings(sentinels: &[Sentinel]) -> Vec<(&'static str, String)> {
+    let list: Vec<_> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
+    vec![("REDIS_SENTINELS", list.join(",")), ("REDIS_SENTINEL_MASTER", MASTER.to_string())]
+}
+
+/// Three sentinels that watch the server on this port, and know its replica and each other.
+pub fn three_around(port: u16) -> Vec<Sentinel> {
+    let sentinels: Vec<_> = (0..3).map(|_| Sentinel::watching(port, 2, &[])).collect();
+    wait_watched(&sentinels);
+    sentinels
+}
+
+/// Waits until each of three sentinels knows the others and sees the one replica well.
+pub fn wait_watched(sentinels: &[Sentinel]) {
+    for sentinel in sentinels {
+        wait_for("the sentinels know each other", SOON, || {
+            let facts: Vec<String> = sentinel.ask(&["SENTINEL", "MASTER", MASTER]);
+            let fact = |name: &str| facts.chunks(2).find(|pair| pair[0] == name).map(|pair| pair[1].clone());
+            let known = (fact("num-slaves"), fact("num-other-sentinels"));
+            (known == (Some("1".into()), Some("2".into()))).then_some(())
+        });
+    }
+    // A replica of which a sentinel has not heard that it follows could not be promoted.
+    for sentinel in sentinels {
+        wait_for("the sentinels see the replica well", SOON, || {
+            let replicas: Vec<Vec<String>> = sentinel.ask(&["SENTINEL", "REPLICAS", MASTER]);
+            let well = |pair: &[&str]| replicas[0].chunks(2).any(|found| found == pair);
+            (well(&["master-link-status", "ok"]) && well(&["flags", "slave"])).then_some(())
+        });
+    }
+}
+
+/// Waits until every sentinel names the server on this port.
+pub fn wait_promoted(sentinels: &[Sentinel], port: u16) {
+    for sentinel in sentinels {
+        wait_for("the replica is promoted", SOON, || (sentinel.primary() == port).then_some(()));
     }
 }
 

@@ -118,16 +118,22 @@ impl Worker {
     pub fn wait_end(&mut self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;
         loop {
-            if let Some(status) = self.process.try_wait() {
-                // Everything it logged is to be there when the caller looks.
-                if let Some(reader) = self.reader.take() {
-                    let _ = reader.join();
-                }
+            if let Some(status) = self.try_end() {
                 return status;
             }
             assert!(Instant::now() < end, "{} did not end within {limit:?}:\n{}", self.instance, self.log());
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// How it ended, if it did.
+    pub fn try_end(&mut self) -> Option<ExitStatus> {
+        let status = self.process.try_wait()?;
+        // Everything it logged is to be there when the caller looks.
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        Some(status)
     }
 
     /// Stops it as systemd does and checks that it drained well.

@@ -1,0 +1,94 @@
+//! Handlers that do what no handler should: they panic, hang without yielding, abort the process, corrupt memory. Their
+//! neighbours are not harmed, and a job that kills its worker again and again is put aside with the evidence.
+
+use crate::{
+    stage::{Plan, Stage},
+    support::{crew::Life, worker::binary},
+    table::{Row, Verdict},
+};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::{
+    os::unix::process::ExitStatusExt,
+    process::Command,
+    sync::Arc,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+// Without evidence a death is an interruption: the job that kills is never put aside. And without the catch a panic is no
+// failure of its job.
+row!(20, handlers_fail, off "evidence" | "panics", fail);
+
+const TIMEOUT: u64 = 3;
+/// A job that kills its worker is started this many times at most, however often it is tried.
+const DEATHS: usize = 3;
+
+fn fail(row: &Row) -> Verdict {
+    let times = row.choose(1, 5);
+    let fault = format!("handlers panic, hang, abort and segfault, {times} of each");
+    let mut stage = Stage::start(row, fault, |_| {
+        let mut plan = Plan::workers(&[4, 4]).with("JOB_TIMEOUT_SECONDS", TIMEOUT);
+        if row.off != Some("evidence") {
+            plan.after_end = Some(Arc::new(record_end));
+        }
+        plan
+    });
+    stage.deaths_expected = true;
+    for turn in 0..times {
+        expect_failure(&mut stage, turn, "test.panic", json!({"message": "on purpose"}), "panic: on purpose");
+        expect_failure(&mut stage, turn, "test.hang", json!({"ms": 60_000}), "tim");
+        for name in ["test.abort", "test.segfault"] {
+            expect_failure(&mut stage, turn, name, json!({}), "quarantin");
+        }
+        if stage.is_seen() {
+            break;
+        }
+    }
+    stage.end()
+}
+
+/// The job fails, with a reason that says why, and the worker goes on.
+fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, reason: &str) {
+    let id = format!("{}-{turn}", name.replace('.', "-"));
+    let opts = json!({"attempts": 1, "removeOnComplete": false, "removeOnFail": false, "jobId": id});
+    stage.fleet.add(6, name, data, opts);
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let job = stage.fleet.job(6, &id);
+        if job["state"] == "failed" {
+            let said = job["failedReason"].as_str().unwrap_or_default();
+            let told = said.to_lowercase().contains(reason);
+            stage.complain_if(!told, || format!("{name} failed with {said:?}, which does not say {reason:?}"));
+            break;
+        }
+        if Instant::now() > end {
+            stage.complain(format!("{name} has not failed, but is {}", job["state"]));
+            stage.fleet.redis::<()>("DEL", &[&stage.fleet.key(&format!("{id}:lock"))]);
+            stage.fleet.call(6, "remove", json!({"job": id}));
+            break;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    let starts = stage.fleet.starts(&id).len();
+    stage.complain_if(starts > DEATHS + 1, || format!("{name} was started {starts} times"));
+}
+
+/// What the unit's `ExecStopPost=` does, with what systemd tells it.
+fn record_end(life: &Life) {
+    let Some((_, status)) = life.ended else { return };
+    let (result, code, what) = match (status.signal(), status.code()) {
+        (Some(signal), _) => {
+            let name = Signal::try_from(signal).map(|signal| signal.as_str().trim_start_matches("SIG").to_string());
+            let dumped = status.core_dumped();
+            let (result, code) = if dumped { ("core-dump", "dumped") } else { ("signal", "killed") };
+            (result, code, name.unwrap_or_else(|_| signal.to_string()))
+        }
+        (None, Some(0)) => ("success", "exited", "0".to_string()),
+        (None, code) => ("exit-code", "exited", code.unwrap_or(255).to_string()),
+    };
+    let mut command = Command::new(binary("floh-worker"));
+    command.args(["--record-end", &life.instance]).env_clear().envs(life.environment.iter().cloned());
+    command.env("SERVICE_RESULT", result).env("EXIT_CODE", code).env("EXIT_STATUS", what);
+    let _ = command.output();
+}

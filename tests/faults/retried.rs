@@ -1,0 +1,71 @@
+//! A job that is done is started again by hand, as a dashboard's button does: it runs again, although its effect is
+//! committed and its result acknowledged.
+
+use crate::{
+    stage::{Plan, Stage},
+    table::{Row, Verdict},
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+// The control asks for no retry.
+row!(19, retried_by_hand, off "the button", retried);
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn retried(row: &Row) -> Verdict {
+    let times = row.choose(2, 10);
+    let fault = format!("retry by hand, {times} times of each kind (completed, failed; counters reset or not)");
+    let mut stage = Stage::start(row, fault, |_| Plan::usual());
+    for (number, resets) in [
+        json!({}),
+        json!({"resetAttemptsMade": true}),
+        json!({"resetAttemptsStarted": true}),
+        json!({"resetAttemptsMade": true, "resetAttemptsStarted": true}),
+    ]
+    .iter()
+    .enumerate()
+    {
+        completed(&mut stage, &format!("again-{number}"), resets, times);
+        failed(&mut stage, &format!("failing-{number}"), resets, times);
+    }
+    stage.end()
+}
+
+/// A completed job: each retry writes its effect once more.
+fn completed(stage: &mut Stage, key: &str, resets: &Value, times: u64) {
+    let opts = json!({"attempts": 1, "removeOnComplete": false, "jobId": key});
+    stage.fleet.add(6, "test.effect", json!({"key": key}), opts);
+    stage.keys.insert(key.to_string());
+    stage.wanted.insert(key.to_string(), times + 1);
+    stage.fleet.wait_state(6, key, "completed", SOON);
+    again(stage, key, "completed", resets, times);
+}
+
+/// A failed one: each retry starts it once more.
+fn failed(stage: &mut Stage, key: &str, resets: &Value, times: u64) {
+    let opts = json!({"attempts": 1, "removeOnFail": false, "jobId": key});
+    stage.fleet.add(6, "test.fail", json!({"reason": "no"}), opts);
+    stage.fleet.wait_state(6, key, "failed", SOON);
+    again(stage, key, "failed", resets, times);
+}
+
+fn again(stage: &mut Stage, key: &str, state: &str, resets: &Value, times: u64) {
+    for turn in 1..=times {
+        if stage.row.off.is_none() {
+            stage.fleet.call(6, "retry", json!({"job": key, "state": state, "opts": resets}));
+        }
+        let end = std::time::Instant::now() + stage.row.off.map_or(SOON, |_| Duration::from_secs(1));
+        while stage.fleet.starts(key).len() as u64 <= turn && std::time::Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let starts = stage.fleet.starts(key).len();
+        stage.complain_if(starts as u64 != turn + 1, || {
+            format!("{key} ({resets}) started {starts} times after {turn} retries")
+        });
+        if stage.is_seen() {
+            return;
+        }
+        stage.fleet.wait_state(6, key, state, SOON);
+    }
+}
