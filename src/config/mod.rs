@@ -15,6 +15,7 @@ mod redis;
 mod report;
 mod source;
 mod table;
+mod timeouts;
 mod types;
 mod url;
 mod worker;
@@ -26,7 +27,7 @@ pub use report::{ConfigErrors, Mistake, Notice, Severity};
 pub use source::{ProcessEnvironment, Source, Variables};
 pub use table::{VARIABLES, Variable};
 pub use types::{
-    AuditConfig, CheckpointKey, Config, DatabaseConfig, DatabaseHost, LogLevel, QueueConfig, RedisConfig,
+    AuditConfig, CheckpointKey, Config, DatabaseConfig, DatabaseHost, JobTimeouts, LogLevel, QueueConfig, RedisConfig,
     RedisEndpoint, SslMode, WorkerConfig,
 };
 pub use worker::{HAND_BACK_TIME, UNIT_STOP_TIMEOUT};
