@@ -43,7 +43,7 @@ impl Cause {
     /// it happen. A deadline has time.
     fn patience(&self) -> Patience {
         let (own_end, react) = match self {
-            Cause::TimedOut => (2000, 500),
+            Cause::TimedOut => (2000, 250),
             Cause::Requested(_) => (200, 2000),
             Cause::Interrupted | Cause::LeaseLost => (100, 250),
         };
@@ -156,6 +156,11 @@ impl<'a> Attempt<'a> {
             // Too late to stop it.
             Ended::Returned(Ok(value)) => self.completed(value),
             Ended::Returned(Err(JobError::LeaseLost(why))) => Outcome::Lost(why),
+            // Not the job's fault that it took so long.
+            Ended::Returned(Err(JobError::Unavailable(why))) if *cause == Cause::TimedOut => {
+                self.runner.circuit.trip(&why);
+                Outcome::Interrupted(why)
+            }
             Ended::Returned(Err(JobError::Fail(reason))) if !requested => Outcome::Failed(Failure::for_good(reason)),
             Ended::Panicked(panic) if !requested => Outcome::Failed(Failure::from(panic)),
             Ended::Returned(Err(JobError::CommitUnknown(_))) | Ended::Dropped => self.cut_off(cause, false).await,

@@ -23,6 +23,8 @@ pub enum Fault {
     CutAfter,
     /// It is not delivered, and nobody is told: a half-open connection.
     Swallow,
+    /// It is delivered; the answer is not, and nobody is told.
+    Mute,
     /// The client sees the connection end at once; it is delivered two seconds later.
     Late,
 }
@@ -90,7 +92,7 @@ async fn forward(
     late: Arc<AtomicUsize>,
 ) {
     let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
-    let mut deaf = false;
+    let (mut deaf, mut mute) = (false, false);
     loop {
         tokio::select! {
             read = client.read(&mut up) => {
@@ -108,6 +110,10 @@ async fn forward(
                                 return;
                             }
                             Fault::Swallow => deaf = true,
+                            Fault::Mute => {
+                                mute = true;
+                                if server.write_all(chunk).await.is_err() { return }
+                            }
                             Fault::Late => {
                                 drop(client);
                                 tokio::time::sleep(Duration::from_secs(2)).await;
@@ -124,7 +130,7 @@ async fn forward(
             }
             read = server.read(&mut down) => {
                 let Ok(length @ 1..) = read else { return };
-                if !deaf && client.write_all(&down[..length]).await.is_err() { return }
+                if !deaf && !mute && client.write_all(&down[..length]).await.is_err() { return }
             }
         }
     }
