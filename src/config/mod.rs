@@ -16,6 +16,7 @@ mod report;
 mod sentinels;
 mod source;
 mod table;
+mod timeouts;
 mod types;
 mod url;
 mod worker;
@@ -27,7 +28,7 @@ pub use report::{ConfigErrors, Mistake, Notice, Severity};
 pub use source::{ProcessEnvironment, Source, Variables};
 pub use table::{VARIABLES, Variable};
 pub use types::{
-    AuditConfig, CheckpointKey, Config, DatabaseConfig, DatabaseHost, LogLevel, QueueConfig, RedisConfig,
+    AuditConfig, CheckpointKey, Config, DatabaseConfig, DatabaseHost, JobTimeouts, LogLevel, QueueConfig, RedisConfig,
     RedisEndpoint, SslMode, WorkerConfig,
 };
 pub use worker::{CLOSE_TIME, HAND_BACK_TIME, LONGEST_SHUTDOWN_TIMEOUT, UNIT_STOP_TIMEOUT};

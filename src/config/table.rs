@@ -62,6 +62,8 @@ pub const VARIABLES: &[Variable] = &[
     setting("MAX_JOB_BYTES", Some("1048576")),
     setting("WORKER_MODE", None),
     setting("SHUTDOWN_TIMEOUT_SECONDS", Some("30")),
+    setting("JOB_TIMEOUT_SECONDS", Some("900")),
+    setting("JOB_TIMEOUTS", None),
     setting("STUCK_RUN_TIMEOUT_MINUTES", Some("30")),
     setting("AUDIT_CHECKPOINT_SCHEDULE", Some("0 * * * *")),
     secret("AUDIT_CHECKPOINT_KEY"),

@@ -343,3 +343,33 @@ fn values_that_are_no_text_are_mistakes_for_our_names_only() {
     variables.set("DB_NAME", OsStr::from_bytes(b"\xff"));
     assert_eq!(Config::load(&variables).unwrap_err().to_string(), "DB_NAME: the value is not UTF-8 text");
 }
+
+#[test]
+fn a_job_may_run_as_long_as_its_name_says_and_else_as_any() {
+    let timeouts = |pairs: &[(&str, &str)]| good(pairs).worker.job_timeouts;
+    assert_eq!(timeouts(&[]).of("x").as_secs(), 900);
+    let given = timeouts(&[("JOB_TIMEOUT_SECONDS", "60"), ("JOB_TIMEOUTS", "audit-checkpoint=3600, my.job = 5")]);
+    assert_eq!(["audit-checkpoint", "my.job", "x"].map(|name| given.of(name).as_secs()), [3600, 5, 60]);
+}
+
+#[test]
+fn each_wrong_entry_of_a_list_of_timeouts_is_a_mistake_of_its_own() {
+    let lines =
+        mistakes(&[("JOB_TIMEOUTS", "a=1,b,=3,c=,d=0,e=86401,a=2,f=1.5,g h=1,,ok=7"), ("JOB_TIMEOUT_SECONDS", "0")]);
+    let begin = ["JOB_TIMEOUT_SECONDS=\"0\": a number of seconds from 1 to 86400 is expected".to_string()];
+    let entry = |entry: &str, expected: &str| format!("JOB_TIMEOUTS=\"{entry}\": {expected}");
+    let shape = "name=seconds is expected, with commas between";
+    let range = "a number of seconds from 1 to 86400 is expected";
+    let wrong = [
+        entry("b", shape),
+        entry("=3", shape),
+        entry("c=", shape),
+        entry("d=0", range),
+        entry("e=86401", range),
+        entry("a=2", "\"a\" is named twice: keep one of them"),
+        entry("f=1.5", range),
+        entry("g h=1", shape),
+        entry("", shape),
+    ];
+    assert_eq!(lines, begin.into_iter().chain(wrong).collect::<Vec<_>>());
+}

@@ -1,7 +1,7 @@
 //! The validated settings: what the rest of the program sees.
 
 use secrecy::SecretString;
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// Everything that the environment says, checked.
 #[derive(Debug, Clone)]
@@ -123,10 +123,29 @@ pub struct WorkerConfig {
     pub concurrency: usize,
     /// How long a drain waits for running jobs before they are handed back (`SHUTDOWN_TIMEOUT_SECONDS`).
     pub shutdown_timeout: Duration,
+    /// How long a job may run (`JOB_TIMEOUT_SECONDS`, `JOB_TIMEOUTS`).
+    pub job_timeouts: JobTimeouts,
     /// A run without progress for this long is stuck (`STUCK_RUN_TIMEOUT_MINUTES`, whole minutes).
     pub stuck_run_timeout: Duration,
     /// The API server's switch `WORKER_MODE`, as it stands in the file.
     pub mode: Option<String>,
+}
+
+/// How long a job may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobTimeouts {
+    /// Any job (`JOB_TIMEOUT_SECONDS`).
+    pub default: Duration,
+    /// Jobs of these names (`JOB_TIMEOUTS`).
+    pub by_name: BTreeMap<String, Duration>,
+}
+
+impl JobTimeouts {
+    /// How long a job of this name may run.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Duration {
+        self.by_name.get(name).copied().unwrap_or(self.default)
+    }
 }
 
 /// The audit log's checkpoints.

@@ -2,6 +2,7 @@
 
 use super::{
     reader::{Reader, plain, quoted, whole},
+    timeouts,
     types::{AuditConfig, CheckpointKey, LogLevel, QueueConfig, WorkerConfig},
 };
 use crate::cron::{self, Cron};
@@ -66,6 +67,7 @@ pub(super) fn worker(reader: &mut Reader) -> WorkerConfig {
     WorkerConfig {
         concurrency: reader.checked("WORKER_CONCURRENCY", 1, whole(1..=MOST_JOBS, "a number of jobs")),
         shutdown_timeout: reader.checked("SHUTDOWN_TIMEOUT_SECONDS", Duration::from_secs(30), shutdown_timeout),
+        job_timeouts: timeouts::read(reader),
         stuck_run_timeout: Duration::from_secs(minutes * 60),
         mode,
     }

@@ -3,21 +3,28 @@
 //! A handler gets a [`JobContext`] and returns its value or a [`JobError`]. Everything that it writes to PostgreSQL goes
 //! through [`JobContext::begin`], whose transactions only commit while the lease is the job's latest.
 
+mod alone;
+mod apart;
+mod attempt;
 pub mod audit_checkpoint;
 mod batch;
 mod circuit;
+pub mod holds;
 mod memory;
 mod registry;
 mod runner;
+mod running;
 pub mod stuck_run_recovery;
 #[cfg(feature = "test-jobs")]
 mod test_jobs;
 
+pub use apart::{MOST_LOST, Threads};
 pub use audit_checkpoint::AuditCheckpoint;
 pub use batch::Batches;
 pub use memory::Memory;
 pub use registry::Registry;
 pub use runner::Runner;
+pub use running::Running;
 pub use stuck_run_recovery::StuckRunRecovery;
 #[cfg(feature = "test-jobs")]
 pub use test_jobs::prepare as prepare_test_jobs;
@@ -73,7 +80,9 @@ pub trait Handler: Send + Sync + 'static {
         false
     }
 
-    /// Runs one job. The future may be dropped at any await; what is not committed by then did not happen.
+    /// Runs one job, on a thread of its own. The future may be dropped at any await; what is not committed by then did not
+    /// happen. It may also be run a second time in the same attempt: after an outage of PostgreSQL, where what it had
+    /// committed in batches stays.
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<Value, JobError>>;
 }
 
@@ -89,7 +98,8 @@ pub enum JobError {
     /// Not the job's fault (the worker stops): handed back, nothing charged.
     #[error("{0}")]
     Interrupted(String),
-    /// PostgreSQL is away, or takes no writes: handed back, nothing charged, and nothing is fetched until it is well.
+    /// PostgreSQL is away, or takes no writes: nothing is fetched until it is well, and then the handler runs again, in the
+    /// same attempt. Where that takes too long the job is handed back, nothing charged.
     #[error("{0}")]
     Unavailable(String),
     /// Another worker has the job: nothing more is written.
@@ -125,7 +135,9 @@ pub struct JobContext {
     /// Name of the instance that runs it.
     pub instance: Arc<str>,
     execution: Arc<Execution>,
+    cancellation: CancellationToken,
     committed: AtomicBool,
+    given_up: AtomicBool,
 }
 
 impl JobContext {
@@ -136,15 +148,32 @@ impl JobContext {
 
     /// Begins a transaction that commits only while this attempt is the job's latest.
     pub async fn begin(&self) -> Result<FencedTransaction, StoreError> {
+        self.check_lease()?;
         self.store.begin(&self.lease).await
     }
 
     /// Commits the job's last transaction together with its return value: from here on the job is never run again, even
     /// if the acknowledgement to Redis is lost.
     pub async fn complete(&self, transaction: FencedTransaction, value: Value) -> Result<Value, JobError> {
+        self.check_lease()?;
         transaction.commit_result(&value).await?;
         self.committed.store(true, Ordering::Release);
         Ok(value)
+    }
+
+    /// Refuses what could not be committed, or should not: the lock is not ours any more, or nobody waits for this
+    /// handler. The ledger would refuse it too, once somebody has taken the job.
+    fn check_lease(&self) -> Result<(), StoreError> {
+        let lost = self.execution.lease.cancellation() == Some(Cancelled::LeaseLost);
+        if lost || self.given_up.load(Ordering::Acquire) {
+            return Err(StoreError::LeaseLost { epoch: self.lease.epoch.0 });
+        }
+        Ok(())
+    }
+
+    /// The handler did not react when it had to stop: what it may still do comes to nothing.
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
     }
 
     /// Shows progress, a number or any JSON. It is only a hint for people: an error is logged and forgotten.
@@ -162,20 +191,15 @@ impl JobContext {
         }
     }
 
-    /// Waits until the handler has to stop, and says why.
-    async fn cancelled(&self) -> Cancelled {
-        self.execution.lease.cancelled().await
-    }
-
     /// Cancelled when the handler should stop at its next safe place.
     pub fn cancellation(&self) -> &CancellationToken {
-        self.execution.lease.token_of_cancellation()
+        &self.cancellation
     }
 
     /// An error if the handler should stop: for the boundary between two batches.
     pub fn check_cancelled(&self) -> Result<(), JobError> {
-        if self.cancellation().is_cancelled() {
-            return Err(JobError::Interrupted("the worker stops".into()));
+        if self.cancellation.is_cancelled() {
+            return Err(JobError::Interrupted("told to stop".into()));
         }
         Ok(())
     }

@@ -1,42 +1,80 @@
 //! Runs a fetched job: its handler by name, its epoch from the ledger, its outcome from what the handler did.
 
-use super::{Handler, JobContext, JobError, circuit::Circuit, registry::Registry};
+use super::{
+    Handler, JobContext, alone::Alone, apart::Threads, attempt::Attempt, circuit::Circuit, holds::Holds,
+    registry::Registry, running::Running,
+};
 use crate::{
+    config::JobTimeouts,
     events,
-    queue::{BoxFuture, Execution, Failure, Outcome, Processor, lease::Cancelled, panics},
+    queue::{BoxFuture, Execution, Failure, Outcome, Processor, panics},
     store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take, suspicion},
 };
 use serde_json::{Value, json};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How often a question to a dependency that is away is asked again within one job before the job is handed back.
 const ASK_AGAIN: u32 = 3;
-
-/// How long a cancelled handler may take to come to its own end.
-const GRACE: Duration = Duration::from_millis(100);
 /// How long the ledger may take to note how a lease ended: the job waits for it.
 const NOTE: Duration = Duration::from_millis(500);
 
 /// The worker's processor of jobs.
 pub struct Runner {
     registry: Registry,
-    store: Store,
-    circuit: Arc<Circuit>,
+    pub(super) store: Store,
+    pub(super) circuit: Arc<Circuit>,
+    pub(super) timeouts: JobTimeouts,
+    pub(super) threads: Arc<Threads>,
+    pub(super) running: Running,
+    alone: Alone,
+    holds: Arc<Holds>,
     instance: Arc<str>,
     invocation: Uuid,
 }
 
 impl Runner {
-    /// A runner for one process life.
-    pub fn new(registry: Registry, store: Store, instance: &str, invocation: Uuid) -> Runner {
-        Runner { circuit: Circuit::new(store.clone()), registry, store, instance: instance.into(), invocation }
+    /// A runner for one process life, which starts no job any more once `draining` is cancelled.
+    pub fn new(
+        registry: Registry,
+        store: Store,
+        instance: &str,
+        invocation: Uuid,
+        timeouts: JobTimeouts,
+        draining: CancellationToken,
+    ) -> Runner {
+        let holds = Arc::<Holds>::default();
+        Runner {
+            circuit: Circuit::new(store.clone(), Arc::clone(&holds)),
+            alone: Alone::new(Arc::clone(&holds), draining),
+            threads: Arc::default(),
+            running: Running::default(),
+            holds,
+            timeouts,
+            registry,
+            store,
+            instance: instance.into(),
+            invocation,
+        }
+    }
+
+    /// Why nothing may be fetched: others may have a reason too.
+    pub fn holds(&self) -> &Holds {
+        &self.holds
+    }
+
+    /// The attempts that run now.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// The threads that were given up.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     async fn run(&self, execution: Arc<Execution>) -> Outcome {
@@ -48,23 +86,61 @@ impl Runner {
             Ok(data) => data,
             Err(reason) => return Outcome::Failed(Failure::refused(reason)),
         };
-        let lease = match self.take(&execution).await {
-            Ok(Take::Taken(lease)) => lease,
+        match self.run_beside_or_alone(handler, data, execution).await {
+            Ok(outcome) | Err(outcome) => outcome,
+        }
+    }
+
+    /// Takes the job when its turn has come, and runs it. What waits is not taken in the ledger, so that it is not charged
+    /// with the death that another job may bring upon the worker.
+    async fn run_beside_or_alone(
+        &self,
+        handler: Arc<dyn Handler>,
+        data: Value,
+        execution: Arc<Execution>,
+    ) -> Result<Outcome, Outcome> {
+        let beside = self.alone.beside(&execution.lease).await?;
+        let lease = self.taken(&execution).await?;
+        if lease.suspicions == 0 {
+            return Ok(self.run_taken(lease, handler, data, execution).await);
+        }
+        tracing::warn!("a worker died while this job ran ({} so far): it runs alone", lease.suspicions);
+        self.note(&lease, &Outcome::Interrupted("it waits to run alone".into())).await;
+        drop(beside);
+        let _alone = self.alone.alone(&execution.lease).await?;
+        let lease = self.taken(&execution).await?;
+        Ok(self.run_taken(lease, handler, data, execution).await)
+    }
+
+    /// Takes the job in the ledger, or says what becomes of it otherwise.
+    async fn taken(&self, execution: &Execution) -> Result<store::Lease, Outcome> {
+        Err(match self.take(execution).await {
+            Ok(Take::Taken(lease)) => return Ok(lease),
             Ok(Take::Committed { epoch, value }) => {
                 tracing::warn!("its result was committed and not acknowledged: acknowledged now, not run again");
-                return Outcome::Completed { value, epoch: Some(epoch.0) };
+                Outcome::Completed { value, epoch: Some(epoch.0) }
             }
             Ok(Take::Done) => {
                 tracing::info!("a wake-up that was done before: completed, not run again");
-                return Outcome::Completed { value: json!({ "skipped": "done before" }), epoch: None };
+                Outcome::Completed { value: json!({ "skipped": "done before" }), epoch: None }
             }
-            Ok(Take::Quarantined { identity }) => return self.quarantine(&identity).await,
-            Ok(Take::Outranked) => return Outcome::Lost("a later attempt has taken the job".into()),
-            Err(error) => return self.interrupted_by(&error),
-        };
+            Ok(Take::Quarantined { identity }) => self.quarantine(&identity).await,
+            Ok(Take::Outranked) => Outcome::Lost("a later attempt has taken the job".into()),
+            Err(error) => self.interrupted_by(&error),
+        })
+    }
+
+    /// Runs a job that was taken, and notes how it ended.
+    async fn run_taken(
+        &self,
+        lease: store::Lease,
+        handler: Arc<dyn Handler>,
+        data: Value,
+        execution: Arc<Execution>,
+    ) -> Outcome {
         let held = lease.clone();
         // Caught here, so that the ledger learns of a panic too.
-        let outcome = match panics::catch(self.run_under(lease, handler.as_ref(), data, execution)).await {
+        let outcome = match panics::catch(self.run_under(lease, handler, data, execution)).await {
             Ok(outcome) => outcome,
             Err(panic) => Outcome::Failed(Failure::from(panic)),
         };
@@ -76,14 +152,14 @@ impl Runner {
     async fn run_under(
         &self,
         lease: store::Lease,
-        handler: &dyn Handler,
+        handler: Arc<dyn Handler>,
         data: Value,
         execution: Arc<Execution>,
     ) -> Outcome {
         if let Err(outcome) = self.confirm(&execution).await {
             return outcome;
         }
-        if let Err(outcome) = self.claim_tick(handler, &execution, &lease).await {
+        if let Err(outcome) = self.claim_tick(handler.as_ref(), &execution, &lease).await {
             return outcome;
         }
         let context = JobContext {
@@ -91,10 +167,13 @@ impl Runner {
             store: self.store.clone(),
             lease,
             instance: Arc::clone(&self.instance),
+            // Also cancelled alone, when the attempt has run for too long.
+            cancellation: execution.lease.token_of_cancellation().child_token(),
             execution,
             committed: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
         };
-        self.handle(handler, &context).await
+        Attempt::new(self, handler, context).run().await
     }
 
     /// A job that too many workers died of fails for good, with the evidence.
@@ -130,13 +209,7 @@ impl Runner {
 
     async fn take(&self, execution: &Execution) -> Result<Take, StoreError> {
         let job = &execution.job;
-        let signed = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-        let identity = Identity {
-            queue: execution.queue_name().to_string(),
-            job_id: job.id.clone(),
-            timestamp_ms: job.timestamp_ms,
-            attempts_made: signed(job.attempts_made),
-        };
+        let identity = identity(execution);
         let start = Start {
             name: &job.name,
             attempts_started: signed(job.attempts_started),
@@ -191,51 +264,6 @@ impl Runner {
         }
     }
 
-    async fn handle(&self, handler: &dyn Handler, context: &JobContext) -> Outcome {
-        let epoch = context.lease.epoch.0;
-        let result = run_until_cancelled(handler, context).await;
-        if result.is_ok() {
-            self.circuit.well();
-        }
-        let committed = context.committed.load(Ordering::Acquire).then_some(epoch);
-        match result {
-            Ok(value) => Outcome::Completed { value, epoch: committed },
-            Err(JobError::Retry(reason)) => Outcome::Failed(Failure::again(reason)),
-            Err(JobError::Fail(reason)) => Outcome::Failed(Failure::for_good(reason)),
-            Err(JobError::LeaseLost(why)) => Outcome::Lost(why),
-            Err(JobError::Interrupted(why)) => Outcome::Interrupted(why),
-            #[cfg(feature = "test-jobs")]
-            Err(JobError::Unavailable(why)) if crate::switches::off("interruptions") => {
-                Outcome::Failed(Failure::again(why))
-            }
-            Err(JobError::Unavailable(why)) => {
-                self.circuit.trip(&why);
-                Outcome::Interrupted(why)
-            }
-            Err(JobError::CommitUnknown(why)) => self.ask_what_became(context, &why).await,
-        }
-    }
-
-    /// A commit whose answer was lost: the ledger knows whether the job is done.
-    async fn ask_what_became(&self, context: &JobContext, why: &str) -> Outcome {
-        let epoch = context.lease.epoch.0;
-        let mut pause = Duration::from_millis(50);
-        loop {
-            match self.store.outcome(&context.lease).await {
-                Ok(store::Outcome::Committed(value)) => return Outcome::Completed { value, epoch: Some(epoch) },
-                Ok(store::Outcome::NotCommitted) => return Outcome::Interrupted(why.to_string()),
-                Ok(store::Outcome::Lost) => return Outcome::Lost("another attempt has taken the job".into()),
-                Err(error) if error.is_unavailable() && !context.cancellation().is_cancelled() => {
-                    self.circuit.trip(&error.to_string());
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-                // The next attempt's take asks the same question.
-                Err(error) => return Outcome::Interrupted(error.to_string()),
-            }
-        }
-    }
-
     fn interrupted_by(&self, error: &StoreError) -> Outcome {
         let why = error.to_string();
         #[cfg(feature = "test-jobs")]
@@ -254,20 +282,18 @@ impl Runner {
     }
 }
 
-/// Runs a handler; when it is cancelled it may end by itself for a moment, and is dropped then.
-async fn run_until_cancelled(handler: &dyn Handler, context: &JobContext) -> Result<Value, JobError> {
-    let running = handler.run(context);
-    tokio::pin!(running);
-    let why = tokio::select! {
-        result = &mut running => return result,
-        why = context.cancelled() => why,
-    };
-    match tokio::time::timeout(GRACE, running).await {
-        Ok(result) => result,
-        Err(_) => Err(match why {
-            Cancelled::LeaseLost => JobError::LeaseLost("the lease was lost".into()),
-            Cancelled::Interrupted => JobError::Interrupted("the worker stops".into()),
-        }),
+fn signed(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// What the ledger knows the attempt by.
+fn identity(execution: &Execution) -> Identity {
+    let job = &execution.job;
+    Identity {
+        queue: execution.queue_name().to_string(),
+        job_id: job.id.clone(),
+        timestamp_ms: job.timestamp_ms,
+        attempts_made: signed(job.attempts_made),
     }
 }
 
@@ -277,6 +303,20 @@ impl Processor for Runner {
     }
 
     fn hold(&self) -> Option<String> {
-        self.circuit.open()
+        self.holds.why()
+    }
+
+    fn is_suspected<'a>(&'a self, execution: &'a Execution) -> BoxFuture<'a, Result<bool, String>> {
+        Box::pin(async move {
+            match self.store.suspicions(&identity(execution)).await {
+                Ok(suspicions) => Ok(!suspicions.is_empty()),
+                Err(error) => {
+                    if error.is_unavailable() {
+                        self.circuit.trip(&error.to_string());
+                    }
+                    Err(format!("whether it is suspected is not known: {error}"))
+                }
+            }
+        })
     }
 }

@@ -21,9 +21,20 @@ pub async fn prepare(store: &Store) -> Result<(), StoreError> {
 
 /// All of them.
 pub(super) fn all() -> Vec<Test> {
-    ["test.echo", "test.sleep", "test.fail", "test.panic", "test.effect", "test.tick", "test.progress"]
-        .map(Test)
-        .to_vec()
+    [
+        "test.echo",
+        "test.sleep",
+        "test.hang",
+        "test.fail",
+        "test.panic",
+        "test.abort",
+        "test.segfault",
+        "test.effect",
+        "test.tick",
+        "test.progress",
+    ]
+    .map(Test)
+    .to_vec()
 }
 
 /// One of them, by its name.
@@ -43,6 +54,9 @@ impl Handler for Test {
         Box::pin(async move {
             match self.0 {
                 "test.sleep" => sleep(job).await,
+                "test.hang" => Ok(hang(job, "ms")),
+                "test.abort" => std::process::abort(),
+                "test.segfault" => segfault(),
                 "test.fail" => Err(fail(job)),
                 "test.panic" => panic(job),
                 "test.effect" => effect(job, job.data.get("key").and_then(Value::as_str)).await,
@@ -54,12 +68,26 @@ impl Handler for Test {
     }
 }
 
-fn milliseconds(job: &JobContext) -> u64 {
-    job.data.get("ms").and_then(Value::as_u64).unwrap_or(0)
+fn milliseconds(job: &JobContext, field: &str) -> u64 {
+    job.data.get(field).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// Never yields.
+fn hang(job: &JobContext, field: &str) -> Value {
+    let ms = milliseconds(job, field);
+    std::thread::sleep(Duration::from_millis(ms));
+    json!({ "hung": ms })
+}
+
+/// The standard library's handler takes the first signal for a stack overflow that was none, and restores the default.
+fn segfault() -> ! {
+    loop {
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSEGV);
+    }
 }
 
 async fn sleep(job: &JobContext) -> Result<Value, JobError> {
-    let ms = milliseconds(job);
+    let ms = milliseconds(job, "ms");
     tokio::time::sleep(Duration::from_millis(ms)).await;
     Ok(json!({ "slept": ms }))
 }
@@ -86,7 +114,8 @@ async fn effect(job: &JobContext, key: Option<&str>) -> Result<Value, JobError> 
     let transaction = job.begin().await?;
     let sql = "INSERT INTO test_effect (key, job_id, epoch, instance) VALUES ($1, $2, $3, $4)";
     transaction.execute(sql, &[&key, &job.job_id(), &job.lease.epoch.0, &&*job.instance]).await?;
-    tokio::time::sleep(Duration::from_millis(milliseconds(job))).await;
+    tokio::time::sleep(Duration::from_millis(milliseconds(job, "ms"))).await;
+    hang(job, "blockMs");
     job.complete(transaction, json!({ "key": key })).await
 }
 

@@ -4,17 +4,16 @@
 //! read: a lock that is no longer ours cancels the job's handler at once. Where no answer comes, the handler is
 //! cancelled before the lock could have passed on, by a clock that also counts while the machine sleeps.
 
-use super::{
-    Queue,
-    connection::{Backoff, COMMAND_DEADLINE, Link},
-    error::Error,
-    scripts,
-};
+mod renewer;
+
+pub use renewer::Renewer;
+
+use super::error::Error;
 use nix::time::{ClockId, clock_gettime};
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,10 +23,6 @@ use uuid::Uuid;
 
 /// How long a lock lives unless it is renewed: BullMQ's own default.
 pub const LOCK_DURATION: Duration = Duration::from_secs(30);
-/// Renewal period.
-const RENEWAL_PERIOD: Duration = Duration::from_secs(10);
-/// How often the clock is looked at.
-const LOOK: Duration = Duration::from_millis(500);
 /// A handler is cancelled this long before its lock can expire.
 const MARGIN: Duration = Duration::from_secs(4);
 
@@ -38,6 +33,8 @@ pub enum Cancelled {
     LeaseLost,
     /// The drain's deadline passed, or a second signal came: the job is handed back.
     Interrupted,
+    /// Somebody asked for it, with the reason that [`Lease::request`] gives: the job fails.
+    Requested,
 }
 
 /// The right to work on one job until its lock expires.
@@ -54,7 +51,9 @@ pub struct Lease {
     confirmed_ms: AtomicI64,
     finishing: AtomicBool,
     cancel: CancellationToken,
+    withdrawn: CancellationToken,
     why: AtomicU8,
+    request: OnceLock<String>,
 }
 
 impl Lease {
@@ -62,6 +61,13 @@ impl Lease {
     pub async fn cancelled(&self) -> Cancelled {
         self.cancel.cancelled().await;
         self.cancellation().unwrap_or(Cancelled::Interrupted)
+    }
+
+    /// Waits until the job must leave this process, whatever its processing is about; [`Cancelled::Requested`] alone is
+    /// the processing's own matter.
+    pub async fn withdrawn(&self) -> Cancelled {
+        self.withdrawn.cancelled().await;
+        self.cancellation().filter(|why| *why == Cancelled::LeaseLost).unwrap_or(Cancelled::Interrupted)
     }
 
     /// The token that handlers watch.
@@ -74,19 +80,37 @@ impl Lease {
         match self.why.load(Ordering::Acquire) {
             1 => Some(Cancelled::LeaseLost),
             2 => Some(Cancelled::Interrupted),
+            3 => Some(Cancelled::Requested),
             _ => None,
         }
     }
 
-    /// Tells the handler to stop. A lost lease outranks an interruption: it must not be handed back.
-    pub fn cancel(&self, why: Cancelled) {
-        match why {
-            Cancelled::LeaseLost => self.why.store(1, Ordering::Release),
-            Cancelled::Interrupted => {
-                let _ = self.why.compare_exchange(0, 2, Ordering::AcqRel, Ordering::Acquire);
-            }
+    /// Why somebody wanted the job cancelled, if somebody did.
+    pub fn request(&self) -> Option<&str> {
+        self.request.get().map(String::as_str)
+    }
+
+    /// Somebody wants the job cancelled; false if it is being stopped anyway.
+    pub fn cancel_on_request(&self, reason: &str) -> bool {
+        if self.cancellation().is_some() || self.request.set(reason.to_string()).is_err() {
+            return false;
         }
+        self.cancel(Cancelled::Requested);
+        true
+    }
+
+    /// Tells the handler to stop. A lost lease outranks everything: the job must be neither handed back nor failed.
+    pub fn cancel(&self, why: Cancelled) {
+        let first = |code| self.why.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+        let _ = match why {
+            Cancelled::LeaseLost => Ok(self.why.swap(1, Ordering::AcqRel)),
+            Cancelled::Interrupted => first(2),
+            Cancelled::Requested => first(3),
+        };
         self.cancel.cancel();
+        if why != Cancelled::Requested {
+            self.withdrawn.cancel();
+        }
     }
 
     /// From now on the finish's own answer decides, and a renewal that finds no lock is no surprise.
@@ -159,7 +183,9 @@ impl Leases {
             confirmed_ms: AtomicI64::new(asked_ms),
             finishing: AtomicBool::new(false),
             cancel: CancellationToken::new(),
+            withdrawn: CancellationToken::new(),
             why: AtomicU8::new(0),
+            request: OnceLock::new(),
         });
         let mut book = self.book();
         book.fetching.remove(token);
@@ -240,93 +266,6 @@ pub fn uptime_ms() -> i64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.tv_sec() * 1000 + time.tv_nsec() / 1_000_000)
 }
 
-/// Renews the locks of all leases until `stop`; runs on its own thread with its own connection.
-pub struct Renewer {
-    queue: Arc<Queue>,
-    link: Link,
-    leases: Arc<Leases>,
-}
-
-impl Renewer {
-    /// A renewer over its own link.
-    pub fn new(queue: Arc<Queue>, link: Link, leases: Arc<Leases>) -> Self {
-        Renewer { queue, link, leases }
-    }
-
-    /// Starts the thread. It ends when `stop` is cancelled.
-    pub fn start(self, stop: CancellationToken) -> std::io::Result<std::thread::JoinHandle<()>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new()
-            .name("lease-renewer".into())
-            .spawn(move || runtime.block_on(async { stop.run_until_cancelled(self.run()).await.unwrap_or_default() }))
-    }
-
-    async fn run(&self) {
-        tokio::join!(self.watch_for_ever(), self.renew_for_ever());
-    }
-
-    /// Looks at the clock, whatever a renewal waits for: this is what protects a lease while Redis is silent.
-    async fn watch_for_ever(&self) {
-        loop {
-            self.leases.due(uptime_ms());
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    async fn renew_for_ever(&self) {
-        let mut backoff = Backoff::default();
-        let mut renewed_at = uptime_ms();
-        loop {
-            let now = uptime_ms();
-            let since = Duration::from_millis(u64::try_from(now - renewed_at).unwrap_or(0));
-            let mut pause = LOOK;
-            if since >= RENEWAL_PERIOD || backoff.is_raised() {
-                match self.renew(&self.leases.due(now)).await {
-                    Ok(()) => {
-                        renewed_at = now;
-                        backoff.reset();
-                    }
-                    Err(error) => {
-                        tracing::warn!("locks not renewed: {error}");
-                        pause = backoff.next_delay();
-                    }
-                }
-            }
-            self.leases.turns.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn renew(&self, leases: &[Arc<Lease>]) -> Result<(), Error> {
-        if leases.is_empty() {
-            return Ok(());
-        }
-        let tokens = pack(&leases.iter().map(|lease| lease.token.as_str()).collect::<Vec<_>>())?;
-        let ids = pack(&leases.iter().map(|lease| lease.job_id.as_str()).collect::<Vec<_>>())?;
-        let duration = LOCK_DURATION.as_millis().to_string();
-        let asked = uptime_ms();
-        let lost: Vec<String> = scripts::EXTEND_LOCKS
-            .call(
-                &self.link,
-                COMMAND_DEADLINE,
-                &[&self.queue.keys.stalled],
-                self.queue.settle(),
-                &[self.queue.keys.base.as_bytes(), &tokens, &ids, duration.as_bytes()],
-            )
-            .await?;
-        let lost: HashSet<&str> = lost.iter().map(String::as_str).collect();
-        for lease in leases {
-            if !lost.contains(lease.job_id.as_str()) {
-                lease.confirmed_ms.store(asked, Ordering::Release);
-            } else if !lease.finishing.load(Ordering::Acquire) {
-                tracing::error!(floh_job_id = %lease.job_id, "the lock is no longer ours: the job is cancelled");
-                lease.cancel(Cancelled::LeaseLost);
-            }
-        }
-        Ok(())
-    }
-}
-
 /// MessagePack, as the scripts unpack it.
 pub(crate) fn pack<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
     rmp_serde::to_vec_named(value).map_err(|error| Error::answer("msgpack", error.to_string()))
@@ -379,5 +318,26 @@ mod tests {
         lease.cancel(Cancelled::LeaseLost);
         lease.cancel(Cancelled::Interrupted);
         assert_eq!(lease.cancellation(), Some(Cancelled::LeaseLost));
+    }
+
+    #[tokio::test]
+    async fn a_request_is_remembered_with_its_reason_and_an_interruption_still_comes_through() {
+        let leases = Leases::new(Uuid::new_v4());
+        let lease = leases.fetched(&leases.begin_fetch(), "7", "x", 0);
+        assert!(lease.cancel_on_request("not wanted") && !lease.cancel_on_request("twice"));
+        assert_eq!((lease.cancelled().await, lease.request()), (Cancelled::Requested, Some("not wanted")));
+        let withdrawn = tokio::time::timeout(Duration::from_millis(20), lease.withdrawn()).await;
+        assert!(withdrawn.is_err(), "a request alone leaves it to the processing: {withdrawn:?}");
+        lease.cancel(Cancelled::Interrupted);
+        assert_eq!(
+            (lease.withdrawn().await, lease.cancellation()),
+            (Cancelled::Interrupted, Some(Cancelled::Requested))
+        );
+        lease.cancel(Cancelled::LeaseLost);
+        assert_eq!(lease.withdrawn().await, Cancelled::LeaseLost);
+
+        let handed_back = leases.fetched(&leases.begin_fetch(), "8", "x", 0);
+        handed_back.cancel(Cancelled::Interrupted);
+        assert!(!handed_back.cancel_on_request("too late") && handed_back.request().is_none());
     }
 }

@@ -9,11 +9,20 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Runs jobs. The consumer gives it one fetched job at a time per slot.
 pub trait Processor: Send + Sync + 'static {
-    /// Runs one job to its outcome. The future is dropped when the lease is lost or the drain's deadline passes.
+    /// Runs one job to its outcome. The future is dropped when the lease is lost or the drain's deadline passes, unless it
+    /// ends soon by itself; a handler that does not react is its own matter: nobody waits for it.
     fn process(self: Arc<Self>, execution: Arc<Execution>) -> BoxFuture<'static, Outcome>;
 
     /// Why nothing may be fetched now, if so (a dependency is down). Asked before every fetch.
     fn hold(&self) -> Option<String>;
+
+    /// Whether workers died while this job ran. Asked where another worker's stalled check has condemned it.
+    ///
+    /// # Errors
+    /// It cannot be known now, and why: the job is handed back.
+    fn is_suspected<'a>(&'a self, _execution: &'a Execution) -> BoxFuture<'a, Result<bool, String>> {
+        Box::pin(async { Ok(false) })
+    }
 }
 
 /// How a job's processing ended.

@@ -75,7 +75,7 @@ impl Shared {
         self.leases.ended(lease);
     }
 
-    async fn one(self: &Arc<Self>, mut job: Job, lease: Arc<Lease>) -> Token {
+    async fn one(self: &Arc<Self>, job: Job, lease: Arc<Lease>) -> Token {
         for mistake in &job.options.mistakes {
             tracing::warn!(message_id = events::JOB_OPTION_IGNORED, "an option of the job is ignored: {mistake}");
         }
@@ -89,12 +89,14 @@ impl Shared {
         {
             tracing::warn!("the job's fields were not mended: {error}");
         }
-        if job.is_stall_verdict() && self.overrule_stall(&job.id).await {
-            job.deferred_failure = None;
+        let mut execution = Execution { job, lease: Arc::clone(&lease), queue: Arc::clone(&self.queue) };
+        if let Err(why) = self.judge_stall(&mut execution).await {
+            return self.end(&execution.job, &lease, Outcome::Interrupted(why), Duration::ZERO).await;
         }
         let started = std::time::Instant::now();
+        let job = &execution.job;
         tracing::debug!(message_id = events::JOB_STARTED, "attempt {} of {}", job.attempt(), job.options.attempts());
-        let execution = Arc::new(Execution { job, lease: Arc::clone(&lease), queue: Arc::clone(&self.queue) });
+        let execution = Arc::new(execution);
         let outcome = self.outcome(&execution).await;
         let took = started.elapsed();
         self.end(&execution.job, &lease, outcome, took).await
@@ -113,7 +115,7 @@ impl Shared {
         let mut task = tokio::spawn(panics::catch(processing).in_current_span());
         let joined = tokio::select! {
             joined = &mut task => joined,
-            why = execution.lease.cancelled() => {
+            why = execution.lease.withdrawn() => {
                 // It may end by itself, with a result that is worth keeping, before it is dropped at its next await.
                 match tokio::time::timeout(LET_GO, &mut task).await {
                     Ok(joined) if why == Cancelled::Interrupted => joined,
@@ -121,7 +123,9 @@ impl Shared {
                         task.abort();
                         return match why {
                             Cancelled::LeaseLost => Outcome::Lost("the lease was lost".into()),
-                            Cancelled::Interrupted => Outcome::Interrupted("the worker stops".into()),
+                            Cancelled::Interrupted | Cancelled::Requested => {
+                                Outcome::Interrupted("the worker stops".into())
+                            }
                         };
                     }
                 }
@@ -320,18 +324,17 @@ impl Shared {
     }
 
     /// Clears the stall verdict of a Node worker's check: whether a job is poison is not a question of how often its
-    /// worker was restarted.
-    async fn overrule_stall(&self, id: &str) -> bool {
-        match self.queue.clear_deferred_failure(id).await {
-            Ok(()) => {
-                tracing::warn!("another worker's stalled check had condemned this job: it runs all the same");
-                true
-            }
-            Err(error) => {
-                tracing::warn!("the stall verdict was not cleared: {error}");
-                true
-            }
+    /// worker was restarted. Where workers of ours died of the job too, the verdict stands.
+    async fn judge_stall(&self, execution: &mut Execution) -> Result<(), String> {
+        if !execution.job.is_stall_verdict() || self.processor.is_suspected(execution).await? {
+            return Ok(());
         }
+        match self.queue.clear_deferred_failure(&execution.job.id).await {
+            Ok(()) => tracing::warn!("another worker's stalled check had condemned this job: it runs all the same"),
+            Err(error) => tracing::warn!("the stall verdict was not cleared: {error}"),
+        }
+        execution.job.deferred_failure = None;
+        Ok(())
     }
 
     fn tell(&self, ending: &Ending, took: Duration) {

@@ -1,7 +1,9 @@
 //! One life of the daemon: start, ready, work, drain, end.
 
 use super::{
+    cancel,
     exit::Exit,
+    memory,
     predecessor::{Predecessor, State},
     reclaim::Reclaim,
     signals::Signals,
@@ -21,7 +23,7 @@ use crate::{
         lease::{Leases, Renewer},
         pulse::{Pulse, Tally},
     },
-    store::{Store, StoreError},
+    store::{Notices, Store, StoreError},
 };
 use base64::Engine;
 use std::{convert::Infallible, sync::Arc};
@@ -33,6 +35,7 @@ struct Daemon {
     manager: Arc<Manager>,
     queue: Arc<Queue>,
     store: Store,
+    notices: Arc<Notices>,
     leases: Arc<Leases>,
     pulse: Arc<Pulse>,
     config: Config,
@@ -86,7 +89,8 @@ impl Daemon {
         let fate = Fate::default();
         let queue = Queue::new(&config.queue, &config.redis, fate.clone()).map_err(|error| error.to_string())?;
         let application = format!("floh-worker@{instance}");
-        let sessions = config.worker.concurrency + 2;
+        // A handler that was given up may keep its session in its hands.
+        let sessions = config.worker.concurrency + 2 + jobs::MOST_LOST;
         let store =
             Store::open(&config.database, sessions, &application).map_err(|error: StoreError| error.to_string())?;
         let leases = Arc::new(Leases::new(Uuid::new_v4()));
@@ -97,6 +101,7 @@ impl Daemon {
             manager: Arc::default(),
             queue: Arc::new(queue),
             store,
+            notices: Arc::default(),
             leases,
             pulse: Arc::default(),
             worker: format!("{}:{application}", host_name()),
@@ -141,8 +146,15 @@ impl Daemon {
             tracing::error!(message_id = events::WORKER_FAILED, "no thread for the renewal of locks: {error}");
             return Exit::Internal;
         }
-        let upkeep =
-            tokio::spawn(Upkeep::new(&self.instance, &self.leases, &self.store, &self.queue, &self.config).run());
+        let runner = Arc::new(self.runner(&stop_fetching));
+        let upkeep = tokio::spawn(
+            Upkeep::new(&self.instance, &self.leases, &self.store, &self.queue, &self.notices, &self.config).run(),
+        );
+        let cancel = tokio::spawn({
+            let (store, notices, runner) = (self.store.clone(), Arc::clone(&self.notices), Arc::clone(&runner));
+            let invocation = self.leases.invocation();
+            async move { cancel::run(&store, &notices, invocation, &runner).await }
+        });
         let watch = tokio::spawn({
             let watch = Watch::new(&self.manager, &self.pulse, &self.leases, &stop_fetching);
             let manager = Arc::clone(&self.manager);
@@ -153,19 +165,24 @@ impl Daemon {
                 watch.run().await;
             }
         });
-        let consumer = Consumer::new(self.parts(blocking), stop_fetching.clone());
+        let consumer = Consumer::new(self.parts(blocking, Arc::clone(&runner)), stop_fetching.clone());
         let exit = tokio::select! {
-            exit = self.consume(&consumer, &mut signals, &stop_fetching) => exit,
+            exit = self.consume(&consumer, &runner, &mut signals, &stop_fetching) => exit,
             never = self.clear_up() => match never {},
         };
         stop_renewing.cancel();
         upkeep.abort();
+        cancel.abort();
         watch.abort();
         self.close().await;
         tracing::info!(
             message_id = events::WORKER_STOPPED,
             "{}: {} done, {} failed, {} handed back",
-            if exit == Exit::Internal { "stopped, and jobs were abandoned" } else { "drained" },
+            match exit {
+                Exit::Internal => "stopped, and jobs were abandoned",
+                Exit::Restart => "drained, to be started anew",
+                _ => "drained",
+            },
             self.pulse.total(Tally::Completed),
             self.pulse.total(Tally::Failed),
             self.pulse.total(Tally::HandedBack)
@@ -181,13 +198,23 @@ impl Daemon {
 
     /// Consumes until a signal, then drains: running jobs may finish until the deadline or a second signal, the rest is
     /// handed back; a third signal ends at once.
-    async fn consume(&self, consumer: &Consumer, signals: &mut Signals, stop: &CancellationToken) -> Exit {
+    async fn consume(
+        &self,
+        consumer: &Consumer,
+        runner: &Runner,
+        signals: &mut Signals,
+        stop: &CancellationToken,
+    ) -> Exit {
         let consuming = consumer.run();
         tokio::pin!(consuming);
         let (signal, clean) = tokio::select! {
             () = &mut consuming => return Exit::Internal,
-            signal = signals.next() => (signal, Exit::Clean),
-            () = start::schema_excludes_us(&self.store) => ("a schema that excludes this release", Exit::Config),
+            signal = signals.next() => (signal.to_string(), Exit::Clean),
+            () = start::schema_excludes_us(&self.store) => {
+                ("a schema that excludes this release".to_string(), Exit::Config)
+            }
+            lost = runner.threads().too_many_lost() => (format!("{lost} threads do not come back"), Exit::Restart),
+            why = memory::run(runner) => (why, Exit::Restart),
         };
         let patience = self.config.worker.shutdown_timeout;
         let running = self.leases.held().len();
@@ -234,18 +261,31 @@ impl Daemon {
         std::future::pending().await
     }
 
-    fn parts(&self, blocking: Link) -> Parts {
+    fn runner(&self, draining: &CancellationToken) -> Runner {
+        let registry = jobs::registry(&self.config);
+        let timeouts = self.config.worker.job_timeouts.clone();
+        let known = registry.names();
+        let unknown: Vec<&str> =
+            timeouts.by_name.keys().map(String::as_str).filter(|name| !known.contains(name)).collect();
+        if !unknown.is_empty() {
+            tracing::warn!(
+                message_id = events::CONFIG_NOTICE,
+                "JOB_TIMEOUTS: this worker knows no job named {}; it knows: {}",
+                unknown.join(", "),
+                known.join(", ")
+            );
+        }
+        let (store, invocation) = (self.store.clone(), self.leases.invocation());
+        Runner::new(registry, store, &self.instance, invocation, timeouts, draining.clone())
+    }
+
+    fn parts(&self, blocking: Link, runner: Arc<Runner>) -> Parts {
         Parts {
             queue: Arc::clone(&self.queue),
             blocking,
             leases: Arc::clone(&self.leases),
             pulse: Arc::clone(&self.pulse),
-            processor: Arc::new(Runner::new(
-                jobs::registry(&self.config),
-                self.store.clone(),
-                &self.instance,
-                self.leases.invocation(),
-            )),
+            processor: runner,
             concurrency: self.config.worker.concurrency,
             worker: self.worker.clone(),
         }

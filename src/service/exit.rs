@@ -11,6 +11,8 @@ pub enum Exit {
     Usage,
     /// 70: something of ours failed, or jobs had to be abandoned. systemd restarts it.
     Internal,
+    /// 75: ended on purpose, after a drain, to be started anew. systemd restarts it, and does not call it a failure.
+    Restart,
     /// 78: what waiting cannot heal: configuration, a rejected login, a schema that excludes us. systemd does not
     /// restart it.
     Config,
@@ -23,6 +25,7 @@ impl Exit {
             Exit::Clean => 0,
             Exit::Usage => 64,
             Exit::Internal => 70,
+            Exit::Restart => 75,
             Exit::Config => 78,
         }
     }

@@ -1,9 +1,12 @@
 //! The daemon's life under systemd: start, ready, watch, drain, stop, journal.
 
+mod cancel;
 mod daemon;
 pub mod exit;
 pub mod journal;
+mod listener;
 mod main;
+mod memory;
 mod predecessor;
 mod reclaim;
 mod signals;

@@ -1,5 +1,6 @@
-//! What the daemon does beside the jobs: its row in PostgreSQL, old rows, the built-in schedulers.
+//! What the daemon does beside the jobs: its row in PostgreSQL, old rows, the built-in schedulers, an ear for notices.
 
+use super::listener;
 use crate::{
     config::Config,
     jobs,
@@ -9,7 +10,7 @@ use crate::{
         lease::Leases,
         schedulers::{self, Outcome},
     },
-    store::{Store, WorkerInstance},
+    store::{Notices, Store, WorkerInstance},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -29,12 +30,20 @@ pub struct Upkeep {
     instance: WorkerInstance,
     store: Store,
     queue: Arc<Queue>,
+    notices: Arc<Notices>,
     schedulers: Vec<schedulers::Builtin>,
 }
 
 impl Upkeep {
     /// For one process life.
-    pub fn new(instance: &str, leases: &Leases, store: &Store, queue: &Arc<Queue>, config: &Config) -> Upkeep {
+    pub fn new(
+        instance: &str,
+        leases: &Leases,
+        store: &Store,
+        queue: &Arc<Queue>,
+        notices: &Arc<Notices>,
+        config: &Config,
+    ) -> Upkeep {
         Upkeep {
             instance: WorkerInstance {
                 invocation: leases.invocation(),
@@ -45,13 +54,14 @@ impl Upkeep {
             },
             store: store.clone(),
             queue: Arc::clone(queue),
+            notices: Arc::clone(notices),
             schedulers: jobs::schedulers(config),
         }
     }
 
     /// For ever.
     pub async fn run(self) {
-        tokio::join!(self.register_schedulers(), self.beat(), self.prune());
+        tokio::join!(self.register_schedulers(), self.beat(), self.prune(), listener::run(&self.store, &self.notices));
     }
 
     /// Makes the built-in schedulers, and looks after them: a Redis that was wiped has forgotten them, one that was due

@@ -1,13 +1,17 @@
 //! The example file, the man pages and the unit say what the code does: the table of variables is the measure.
 
 use clap::CommandFactory;
-use floh_worker::config::{LONGEST_SHUTDOWN_TIMEOUT, UNIT_STOP_TIMEOUT, VARIABLES, Variable};
+use floh_worker::{
+    config::{LONGEST_SHUTDOWN_TIMEOUT, UNIT_STOP_TIMEOUT, VARIABLES, Variable},
+    service::exit::Exit,
+};
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 const EXAMPLE: &str = include_str!("../../packaging/env.example");
 const FLOH_ENV: &str = include_str!("../../packaging/man/floh-env.5");
 const FLOHCTL: &str = include_str!("../../packaging/man/flohctl.1");
 const README: &str = include_str!("../../README.md");
+const FLOH_WORKER: &str = include_str!("../../packaging/man/floh-worker.8");
 const UNIT: &str = include_str!("../../systemd/floh-worker@.service");
 
 /// The assignments in the example, with the line above each.
@@ -127,4 +131,18 @@ fn every_document_names_the_longest_drain_that_the_code_allows() {
     assert!(text.to_lowercase().contains(&longest), "floh-env(5): {text}");
     let row = README.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
     assert!(row.contains(&longest), "README: {row}");
+}
+
+#[test]
+fn the_unit_and_the_man_page_know_the_exit_codes() {
+    let codes = [Exit::Clean, Exit::Usage, Exit::Internal, Exit::Restart, Exit::Config].map(Exit::code);
+    for code in codes {
+        assert!(FLOH_WORKER.contains(&format!("\n.TP\n.B {code}\n")), "{code} is not explained");
+    }
+    let restart = Exit::Restart.code();
+    let never = format!("\nRestartPreventExitStatus={} {}\n", Exit::Usage.code(), Exit::Config.code());
+    let lines = [format!("\nSuccessExitStatus={restart}\n"), format!("\nRestartForceExitStatus={restart}\n"), never];
+    for line in lines {
+        assert!(UNIT.contains(&line), "the unit has no line {line:?}");
+    }
 }

@@ -10,12 +10,16 @@
 
 mod audit_chain;
 mod audit_verify;
+#[cfg(feature = "test-jobs")]
+mod cancel;
 mod config_check;
 mod config_docs;
 mod config_envfile;
 mod cron_parity;
 #[cfg(feature = "test-jobs")]
 mod daemon_life;
+#[cfg(feature = "test-jobs")]
+mod deadlines;
 #[cfg(feature = "test-jobs")]
 mod failover;
 mod harness;
@@ -26,6 +30,10 @@ mod journal;
 mod links;
 #[cfg(feature = "test-jobs")]
 mod lost_answers;
+#[cfg(feature = "test-jobs")]
+mod memory;
+#[cfg(feature = "test-jobs")]
+mod outage;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
@@ -45,5 +53,7 @@ mod store_migrate;
 mod store_tls;
 mod stuck_run;
 mod support;
+#[cfg(feature = "test-jobs")]
+mod suspects;
 #[cfg(feature = "test-jobs")]
 mod ticks;

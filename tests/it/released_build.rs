@@ -8,7 +8,18 @@ use std::{fs, time::Duration};
 fn the_names_of_test_jobs_are_unknown() {
     let mut fleet = Fleet::start();
     let _worker = fleet.worker("1", &[]);
-    for name in ["test.echo", "test.sleep", "test.fail", "test.panic", "test.effect", "test.tick", "test.progress"] {
+    for name in [
+        "test.echo",
+        "test.sleep",
+        "test.hang",
+        "test.fail",
+        "test.panic",
+        "test.abort",
+        "test.segfault",
+        "test.effect",
+        "test.tick",
+        "test.progress",
+    ] {
         let id = fleet.add(6, name, json!({"reason": "a handler ran", "message": "a handler ran"}), json!({}));
         let job = fleet.wait_state(6, &id, "failed", Duration::from_secs(30));
         let reason = job["failedReason"].as_str().unwrap();

@@ -291,6 +291,25 @@ impl Fleet {
         super::wait_for("a job's transaction", limit, || (!self.sql(query).is_empty()).then_some(()));
     }
 
+    /// Charges the death of a worker to a job, as if it had run there. Some job must have run before, because the ledger
+    /// names the queue.
+    pub fn suspect(&mut self, id: &str) {
+        let timestamp = self.job(6, id)["timestamp"].as_i64().expect("a job has a timestamp");
+        let charged = self.sql(&format!(
+            "INSERT INTO floh_worker.job_suspicion (queue, job_id, job_timestamp, invocation, name, instance, host, evidence)
+                SELECT queue, '{id}', {timestamp}, gen_random_uuid(), 'test', '9', 'elsewhere', 'oom-kill (KILL)'
+                FROM floh_worker.job_execution LIMIT 1 RETURNING 1"
+        ));
+        assert_eq!(charged.len(), 1, "no job has run yet");
+    }
+
+    /// When (milliseconds) the transaction of each key began that `test.effect` has committed.
+    pub fn effect_times(&self) -> BTreeMap<String, i64> {
+        let query = "SELECT key, floor(extract(epoch FROM at) * 1000)::bigint FROM floh_worker.test_effect";
+        let rows = self.sql(query).into_iter();
+        rows.map(|row| (row[0].clone().unwrap(), row[1].as_deref().unwrap().parse().unwrap())).collect()
+    }
+
     /// How often each key was written by `test.effect` and committed.
     pub fn effects(&self) -> BTreeMap<String, u64> {
         let query = "SELECT key, count(*) FROM floh_worker.test_effect GROUP BY key";

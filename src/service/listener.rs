@@ -1,0 +1,24 @@
+//! Keeps a session that listens to what is said in the database, for whoever subscribes to the notices.
+
+use crate::{
+    queue::connection::Backoff,
+    store::{Notices, Store},
+};
+use std::time::{Duration, Instant};
+
+/// A session that lasted for so long was a good one: the next is tried at once.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// Listens for ever, again after each error.
+pub async fn run(store: &Store, notices: &Notices) {
+    let mut backoff = Backoff::default();
+    loop {
+        let since = Instant::now();
+        let error = store.listen(notices).await;
+        tracing::debug!("nothing is heard from PostgreSQL: {error}");
+        if since.elapsed() >= GOOD {
+            backoff.reset();
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}

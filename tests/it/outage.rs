@@ -1,0 +1,76 @@
+//! PostgreSQL goes away while jobs run: they wait for it, and go on in the same attempt.
+
+use crate::support::{fleet::Fleet, proxy::Fault, wait_for};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_job_that_runs_when_postgresql_goes_down_goes_on_in_the_same_attempt_when_it_is_back() {
+    for how in [Signal::SIGINT, Signal::SIGQUIT] {
+        let mut fleet = Fleet::start();
+        let mut worker = fleet.worker("1", &[]);
+        let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 1500}), json!({"attempts": 1}));
+        fleet.wait_in_transaction(SOON);
+        fleet.postgres.down(how);
+        wait_for("the handler to notice", SOON, || worker.log().contains("no job is fetched until").then_some(()));
+        // Long enough that a job which is handed back would be fetched again.
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(fleet.job(6, &id)["state"], "active", "{}", worker.log());
+        fleet.postgres.up();
+        let job = fleet.wait_state(6, &id, "completed", SOON);
+        assert_eq!(job["attemptsMade"], 1, "{job:#}");
+        assert_eq!(fleet.starts(&id).len(), 1, "{}", worker.log());
+        assert_eq!(fleet.effects().get("once"), Some(&1), "{}", worker.log());
+        assert!(worker.log().contains("the job goes on, in the same attempt"), "{}", worker.log());
+        worker.stop();
+    }
+}
+
+#[test]
+fn a_job_whose_deadline_passes_in_an_outage_is_handed_back_and_charged_nothing() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[("JOB_TIMEOUTS", "test.effect=4")]);
+    let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 500}), json!({"attempts": 1}));
+    fleet.wait_in_transaction(SOON);
+    fleet.postgres.down(Signal::SIGINT);
+    let job = fleet.wait_state(6, &id, "waiting", SOON);
+    assert_eq!(job["attemptsMade"], 0, "{job:#}\n{}", worker.log());
+    worker.wait_log("handed back, no attempt charged");
+    fleet.postgres.up();
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(job["attemptsMade"], 1, "{job:#}");
+    assert_eq!(fleet.effects().get("once"), Some(&1));
+}
+
+#[test]
+fn a_drain_does_not_wait_for_postgresql() {
+    let mut fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[("SHUTDOWN_TIMEOUT_SECONDS", "1")]);
+    let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 500}), json!({"attempts": 1}));
+    fleet.wait_in_transaction(SOON);
+    fleet.postgres.down(Signal::SIGINT);
+    wait_for("the handler to notice", SOON, || worker.log().contains("no job is fetched until").then_some(()));
+    worker.stop();
+    let job = fleet.job(6, &id);
+    assert_eq!((&job["state"], &job["attemptsMade"]), (&json!("waiting"), &json!(0)), "{job:#}");
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_asked_about_before_the_job_goes_on() {
+    for (fault, turns) in [(Fault::CutBefore, 2), (Fault::CutAfter, 1)] {
+        let mut fleet = Fleet::start();
+        let proxy = fleet.postgres_proxy();
+        let worker = fleet.worker("1", &[("DB_PORT", &*proxy.port().to_string())]);
+        proxy.arm("COMMIT\0", fault);
+        let id = fleet.add(6, "test.effect", json!({"key": "once"}), json!({"attempts": 1}));
+        let job = fleet.wait_state(6, &id, "completed", SOON);
+        assert_eq!((proxy.sprung(), &job["attemptsMade"]), (1, &json!(1)), "{fault:?}: {job:#}");
+        assert_eq!(fleet.starts(&id).len(), 1, "{fault:?}: {}", worker.log());
+        assert_eq!(fleet.effects().get("once"), Some(&1), "{fault:?}: {}", worker.log());
+        let again = worker.log().matches("the job goes on, in the same attempt").count();
+        assert_eq!(again + 1, turns, "{fault:?}: {}", worker.log());
+    }
+}
