@@ -147,3 +147,28 @@ fn a_hung_worker_is_ended_by_the_watchdog_and_started_again() {
     let told = journal(&machine, "_PID=1 UNIT=floh-worker@1.service");
     assert!(told.iter().any(|entry| message(entry).contains("Watchdog timeout")), "{told:?}");
 }
+
+#[test]
+fn a_worker_that_ends_on_purpose_is_started_anew_and_has_not_failed() {
+    let machine = ready_machine();
+    configure(&machine, "JOB_TIMEOUTS=test.hang=1");
+    start(&machine, "1");
+    let pid = machine.show("floh-worker@1", "MainPID");
+    let mut jobs = Jobs::of(&machine);
+    let hangs: Vec<String> = (0..3).map(|_| jobs.add("test.hang", 600_000, 1)).collect();
+    wait_for("the worker is back", Duration::from_secs(60), || {
+        let now = machine.show("floh-worker@1", "MainPID");
+        (now != pid && now != "0" && machine.show("floh-worker@1", "ActiveState") == "active").then_some(())
+    });
+    assert_eq!(machine.show("floh-worker@1", "NRestarts"), "1");
+    let told = journal(&machine, "_PID=1 UNIT=floh-worker@1.service");
+    assert!(!told.iter().any(|entry| message(entry).contains("Failed with result")), "{told:?}");
+    for id in hangs {
+        assert_eq!(jobs.state(&id), "failed");
+    }
+    let id = jobs.sleep(10);
+    jobs.wait_until(&id, "completed", SOON);
+    // A stop by hand is one, although the next life could be forced.
+    machine.ok("systemctl stop floh-worker@1");
+    assert_eq!(machine.show("floh-worker@1", "ActiveState"), "inactive");
+}
