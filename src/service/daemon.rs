@@ -214,7 +214,7 @@ impl Daemon {
                 ("a schema that excludes this release".to_string(), Exit::Config)
             }
             lost = runner.threads().too_many_lost() => (format!("{lost} threads do not come back"), Exit::Restart),
-            why = memory::run(runner) => (why, Exit::Restart),
+            why = memory::run(runner, &self.pulse) => (why, Exit::Restart),
         };
         let patience = self.config.worker.shutdown_timeout;
         let running = self.leases.held().len();

@@ -10,6 +10,7 @@ use crate::{
         Runner,
         holds::{Cause, Holds},
     },
+    queue::pulse::Pulse,
 };
 use std::{
     fmt, fs,
@@ -41,11 +42,14 @@ impl fmt::Display for Pressure {
 }
 
 /// Watches the memory; returns when the worker should be started anew, with the reason. Without cgroup v2 it never does.
-pub async fn run(runner: &Runner) -> String {
+///
+/// It begins after the first fetch, because a worker is ready only then, and a start must not wait for memory.
+pub async fn run(runner: &Runner, pulse: &Pulse) -> String {
     let Some(groups) = groups() else {
         tracing::debug!("no cgroup v2: the memory's limits are not watched");
         return std::future::pending().await;
     };
+    pulse.first_round_trip().await;
     let mut watch = Watch::default();
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -70,8 +70,13 @@ impl Jobs {
 
     /// Adds a job that takes `ms`, and returns its id.
     pub fn sleep(&mut self, ms: u64) -> String {
-        let added =
-            self.peer.call(6, "add", json!({"name": "test.sleep", "data": {"ms": ms}, "opts": {"attempts": 3}}));
+        self.add("test.sleep", ms, 3)
+    }
+
+    /// Adds a job of another kind that takes `ms`, with so many attempts.
+    pub fn add(&mut self, name: &str, ms: u64, attempts: u32) -> String {
+        let job = json!({"name": name, "data": {"ms": ms}, "opts": {"attempts": attempts}});
+        let added = self.peer.call(6, "add", job);
         added["id"].as_str().unwrap().to_string()
     }
 
