@@ -3,8 +3,8 @@
 use super::{Handler, JobContext, JobError, circuit::Circuit, registry::Registry};
 use crate::{
     events,
-    queue::{BoxFuture, Execution, Failure, Outcome, Processor, lease::Cancelled, panics},
-    store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take, suspicion},
+    queue::{BoxFuture, Execution, Failure, Job, Outcome, Processor, lease::Cancelled, panics},
+    store::{self, Epoch, Identity, Start, Store, StoreError, Take, suspicion},
 };
 use serde_json::{Value, json};
 use std::{
@@ -21,13 +21,11 @@ const ASK_AGAIN: u32 = 3;
 
 /// How long a cancelled handler may take to come to its own end.
 const GRACE: Duration = Duration::from_millis(100);
-/// How long the ledger may take to note how a lease ended: the job waits for it.
-const NOTE: Duration = Duration::from_millis(500);
 
 /// The worker's processor of jobs.
 pub struct Runner {
     registry: Registry,
-    store: Store,
+    pub(super) store: Store,
     circuit: Arc<Circuit>,
     instance: Arc<str>,
     invocation: Uuid,
@@ -62,13 +60,13 @@ impl Runner {
             Ok(Take::Outranked) => return Outcome::Lost("a later attempt has taken the job".into()),
             Err(error) => return self.interrupted_by(&error),
         };
-        let held = lease.clone();
+        let (held, ended) = (lease.clone(), Arc::clone(&execution));
         // Caught here, so that the ledger learns of a panic too.
         let outcome = match panics::catch(self.run_under(lease, handler.as_ref(), data, execution)).await {
             Ok(outcome) => outcome,
             Err(panic) => Outcome::Failed(Failure::from(panic)),
         };
-        self.note(&held, &outcome).await;
+        self.note(&ended.job, &held, &outcome).await;
         outcome
     }
 
@@ -83,9 +81,10 @@ impl Runner {
         if let Err(outcome) = self.confirm(&execution).await {
             return outcome;
         }
-        if let Err(outcome) = self.claim_tick(handler, &execution, &lease).await {
-            return outcome;
-        }
+        let claim = match self.claim_tick(handler, &execution.job, &lease).await {
+            Ok(claim) => claim,
+            Err(outcome) => return outcome,
+        };
         let context = JobContext {
             data,
             store: self.store.clone(),
@@ -94,7 +93,7 @@ impl Runner {
             execution,
             committed: AtomicBool::new(false),
         };
-        self.handle(handler, &context).await
+        self.handle(handler, &context, claim).await
     }
 
     /// A job that too many workers died of fails for good, with the evidence.
@@ -109,23 +108,8 @@ impl Runner {
             job.job_id
         );
         tracing::error!(message_id = events::JOB_QUARANTINED, "{reason}");
+        self.note_quarantined(job).await;
         Outcome::Failed(Failure::for_good(reason))
-    }
-
-    /// Notes in the ledger how a lease ended that has no committed result. The recovery of stuck runs tells a hand-back
-    /// from a death by it; where it cannot be noted, the run counts as held for as long as this worker is heard of.
-    async fn note(&self, lease: &store::Lease, outcome: &Outcome) {
-        let how = match outcome {
-            Outcome::Completed { .. } => return,
-            Outcome::Failed(_) => Release::Failed,
-            Outcome::Interrupted(_) => Release::HandedBack,
-            Outcome::Lost(_) => Release::Lost,
-        };
-        match tokio::time::timeout(NOTE, self.store.release(lease, how)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!("the ledger was not told how the lease ended: {error}"),
-            Err(_) => tracing::debug!("the ledger was not told in time how the lease ended"),
-        }
     }
 
     async fn take(&self, execution: &Execution) -> Result<Take, StoreError> {
@@ -168,28 +152,37 @@ impl Runner {
         }
     }
 
-    /// Each tick of a periodic job is run once, whoever announced it first.
-    async fn claim_tick(
-        &self,
-        handler: &dyn Handler,
-        execution: &Execution,
-        lease: &store::Lease,
-    ) -> Result<(), Outcome> {
-        let Some(due_ms) = execution.job.due_ms().filter(|_| handler.once_per_tick()) else { return Ok(()) };
-        match self.store.claim_tick(&execution.job.name, due_ms, &lease.identity).await {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                let why = "another job has run this tick";
-                tracing::info!(message_id = events::TICK_SKIPPED, "not run: {why}");
-                Err(Outcome::Completed { value: json!({ "skipped": why }), epoch: None })
-            }
+    /// Each tick of a periodic job is run once, whoever announced it first. A wake-up that makes up for a tick is the same
+    /// job however often the queue lost it, so it claims without the timestamp that each sending has of its own.
+    async fn claim_tick(&self, handler: &dyn Handler, job: &Job, lease: &store::Lease) -> Result<Claim, Outcome> {
+        let made_up = lease.outbox.and(lease.tick_ms);
+        let Some(due_ms) = made_up.or_else(|| job.due_ms()).filter(|_| handler.once_per_tick()) else {
+            return Ok(Claim::NoTick);
+        };
+        let mut claimant = lease.identity.clone();
+        if lease.outbox.is_some() {
+            claimant.timestamp_ms = 0;
+        }
+        match self.store.claim_tick(&job.name, due_ms, &claimant).await {
+            Ok(true) => Ok(Claim::Claimed),
+            Ok(false) => Ok(Claim::Others),
             Err(error) => Err(self.interrupted_by(&error)),
         }
     }
 
-    async fn handle(&self, handler: &dyn Handler, context: &JobContext) -> Outcome {
+    async fn handle(&self, handler: &dyn Handler, context: &JobContext, claim: Claim) -> Outcome {
         let epoch = context.lease.epoch.0;
-        let result = run_until_cancelled(handler, context).await;
+        let result = if claim == Claim::Others {
+            let why = "another job has run this tick";
+            tracing::info!(message_id = events::TICK_SKIPPED, "not run: {why}");
+            Ok(json!({ "skipped": why }))
+        } else {
+            run_until_cancelled(handler, context).await
+        };
+        let result = match result {
+            Ok(value) => context.settle(value, claim == Claim::Claimed).await,
+            error => error,
+        };
         if result.is_ok() {
             self.circuit.well();
         }
@@ -240,6 +233,17 @@ impl Runner {
             }
         }
     }
+}
+
+/// Whose tick it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// The job belongs to no tick that is run once.
+    NoTick,
+    /// This job's.
+    Claimed,
+    /// Another job has it.
+    Others,
 }
 
 /// Runs a handler; when it is cancelled it may end by itself for a moment, and is dropped then.

@@ -2,6 +2,7 @@
 
 use super::{
     exit::Exit,
+    listener,
     signals::Signals,
     start,
     systemd::Manager,
@@ -19,7 +20,7 @@ use crate::{
         lease::{Leases, Renewer},
         pulse::{Pulse, Tally},
     },
-    store::{Store, StoreError},
+    store::{Notices, Store, StoreError},
 };
 use base64::Engine;
 use std::{sync::Arc, time::Duration};
@@ -42,6 +43,7 @@ struct Daemon {
     instance: String,
     worker: String,
     fate: Fate,
+    notices: Arc<Notices>,
 }
 
 /// Runs the daemon until a signal ends it, or until something does that waiting cannot heal.
@@ -93,6 +95,7 @@ impl Daemon {
             instance: instance.to_string(),
             config,
             fate,
+            notices: Arc::default(),
         })
     }
 
@@ -131,8 +134,9 @@ impl Daemon {
             tracing::error!(message_id = events::WORKER_FAILED, "no thread for the renewal of locks: {error}");
             return Exit::Internal;
         }
-        let upkeep =
-            tokio::spawn(Upkeep::new(&self.instance, &self.leases, &self.store, &self.queue, &self.config).run());
+        let upkeep = Upkeep::new(&self.instance, &self.leases, &self.store, &self.queue, &self.config, &self.notices);
+        let upkeep = tokio::spawn(upkeep.run());
+        let listener = tokio::spawn(listener::listen(self.store.clone(), Arc::clone(&self.notices)));
         let watch = tokio::spawn({
             let watch = Watch::new(&self.manager, &self.pulse, &self.leases, &stop_fetching);
             let manager = Arc::clone(&self.manager);
@@ -147,6 +151,7 @@ impl Daemon {
         let exit = self.consume(&consumer, &mut signals, &stop_fetching).await;
         stop_renewing.cancel();
         upkeep.abort();
+        listener.abort();
         watch.abort();
         self.close().await;
         tracing::info!(

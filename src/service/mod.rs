@@ -3,6 +3,7 @@
 mod daemon;
 pub mod exit;
 pub mod journal;
+mod listener;
 mod main;
 mod signals;
 mod start;

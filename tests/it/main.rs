@@ -22,6 +22,9 @@ mod interop;
 mod journal;
 #[cfg(feature = "test-jobs")]
 mod lost_answers;
+#[cfg(feature = "test-jobs")]
+mod missed_ticks;
+mod outbox;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;
