@@ -20,6 +20,7 @@
 //! * `cron-parser` lets nearly any text pass in a field that also holds an `H`. Here such a field may hold what other
 //!   fields hold, and nothing else.
 
+mod back;
 mod fields;
 mod hashed;
 mod zone;

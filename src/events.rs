@@ -88,6 +88,10 @@ events! {
     MEMORY_PRESSURE = "f40a9be26d7c4e3c8152d6b39e0f7a41";
     /// Wake-ups that the queue had lost were sent again.
     WAKE_UPS_RESTORED = "39c2e84fb51d47a0be6713d9f5ca8260";
+    /// A row of the outbox cannot become a job.
+    WAKE_UP_REFUSED = "6b1f0c9de27a4b85a3d47ce051f8926d";
+    /// Ticks of a periodic job that were missed are run now.
+    TICKS_MADE_UP = "d4c8a57f13e64920b6e9017ad5f2c38b";
     /// One option of a job could not be read and is ignored.
     JOB_OPTION_IGNORED = "4959e49d3ffb4412b28b3df494871c38";
     /// The queue was paused.

@@ -130,11 +130,22 @@ impl Zone {
         if instant >= second || second - first < shortest.num_milliseconds() {
             return None;
         }
+        let set_back = self.set_back(first, second)?;
+        Some((set_back, self.local(set_back)?))
+    }
+
+    /// Where an instant lies in the second pass of a repeated time: when that began.
+    pub(super) fn began_second_pass(self, instant: i64) -> Option<i64> {
+        let Local::Twice(first, second) = self.resolve(self.local(instant)?)? else { return None };
+        if instant < second { None } else { self.set_back(first, second) }
+    }
+
+    /// When the clock was set back, between the two instants at which it shows the same.
+    fn set_back(self, first: i64, second: i64) -> Option<i64> {
         // Within the first pass the clock is ahead of where it is in the second.
         let distance = |at: i64| self.local(at).map(|local| local.and_utc().timestamp() - at.div_euclid(1_000));
         let later = distance(second)?;
-        let set_back = first_second(first / 1_000, second / 1_000, |at| distance(at * 1_000) == Some(later)) * 1_000;
-        Some((set_back, self.local(set_back)?))
+        Some(first_second(first / 1_000, second / 1_000, |at| distance(at * 1_000) == Some(later)) * 1_000)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     },
     store::{self, Release, StoreError},
 };
+use serde_json::json;
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -51,6 +52,17 @@ impl Cause {
     }
 }
 
+/// Whose tick it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The job belongs to no tick that is run once.
+    NoTick,
+    /// This job's.
+    Claimed,
+    /// Another job has it.
+    Others,
+}
+
 /// What one run of the handler came to.
 enum Turn {
     /// The attempt is over.
@@ -71,15 +83,16 @@ pub(super) struct Attempt<'a> {
     runner: &'a Runner,
     handler: Arc<dyn Handler>,
     context: Arc<JobContext>,
+    claim: Claim,
     limit: Duration,
     deadline: Instant,
 }
 
 impl<'a> Attempt<'a> {
     /// Its time begins now.
-    pub(super) fn new(runner: &'a Runner, handler: Arc<dyn Handler>, context: JobContext) -> Attempt<'a> {
+    pub(super) fn new(runner: &'a Runner, handler: Arc<dyn Handler>, context: JobContext, claim: Claim) -> Attempt<'a> {
         let limit = runner.timeouts.of(&context.execution.job.name);
-        Attempt { runner, handler, context: Arc::new(context), limit, deadline: Instant::now() + limit }
+        Attempt { runner, handler, context: Arc::new(context), claim, limit, deadline: Instant::now() + limit }
     }
 
     /// Runs the handler, again after each outage of PostgreSQL.
@@ -103,6 +116,11 @@ impl<'a> Attempt<'a> {
     }
 
     async fn turn(&self) -> Turn {
+        if self.claim == Claim::Others {
+            let why = "another job has run this tick";
+            tracing::info!(message_id = events::TICK_SKIPPED, "not run: {why}");
+            return self.ended(Ended::Returned(Ok(json!({ "skipped": why })))).await;
+        }
         let mut apart = Apart::start(Arc::clone(&self.handler), &self.context, &self.runner.threads);
         let cause = tokio::select! {
             ended = apart.ended() => return self.ended(ended).await,
@@ -134,6 +152,10 @@ impl<'a> Attempt<'a> {
 
     /// The handler has ended, and nobody had told it to.
     async fn ended(&self, ended: Ended) -> Turn {
+        let ended = match ended {
+            Ended::Returned(Ok(value)) => Ended::Returned(self.settle(value).await),
+            other => other,
+        };
         Turn::Over(match ended {
             Ended::Returned(Ok(value)) => self.completed(value),
             Ended::Returned(Err(error)) => match error {
@@ -158,7 +180,10 @@ impl<'a> Attempt<'a> {
         let requested = matches!(cause, Cause::Requested(_));
         match ended {
             // Too late to stop it.
-            Ended::Returned(Ok(value)) => self.completed(value),
+            Ended::Returned(Ok(value)) => match self.settle(value).await {
+                Ok(value) => self.completed(value),
+                Err(_) => self.cut_off(cause, false).await,
+            },
             Ended::Returned(Err(JobError::LeaseLost(why))) => Outcome::Lost(why),
             // Not the job's fault that it took so long.
             Ended::Returned(Err(JobError::Unavailable(why))) if *cause == Cause::TimedOut => {
@@ -174,6 +199,11 @@ impl<'a> Attempt<'a> {
             }
             Ended::Returned(Err(_)) | Ended::Panicked(_) => self.ended_by(cause, false),
         }
+    }
+
+    /// Commits the value where a wake-up or a tick is to end with it.
+    async fn settle(&self, value: serde_json::Value) -> Result<serde_json::Value, JobError> {
+        self.context.settle(value, self.claim == Claim::Claimed).await
     }
 
     fn completed(&self, value: serde_json::Value) -> Outcome {

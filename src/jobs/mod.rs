@@ -8,32 +8,41 @@ mod apart;
 mod attempt;
 pub mod audit_checkpoint;
 mod batch;
+pub mod catch_up;
 mod circuit;
+mod ending;
 pub mod holds;
 mod memory;
+mod outbox;
+mod reconcile;
 mod registry;
 mod runner;
 mod running;
 pub mod stuck_run_recovery;
 #[cfg(feature = "test-jobs")]
 mod test_jobs;
+mod trouble;
 
 pub use apart::{MOST_LOST, Threads};
 pub use audit_checkpoint::AuditCheckpoint;
 pub use batch::Batches;
+pub use catch_up::CatchUp;
 pub use memory::Memory;
+pub use outbox::Sender;
+pub use reconcile::Reconciler;
 pub use registry::Registry;
 pub use runner::Runner;
 pub use running::Running;
 pub use stuck_run_recovery::StuckRunRecovery;
 #[cfg(feature = "test-jobs")]
 pub use test_jobs::prepare as prepare_test_jobs;
+pub use trouble::Trouble;
 
 use crate::{
     audit::SigningKey,
     config::Config,
     queue::{BoxFuture, Execution, lease::Cancelled, schedulers::Builtin},
-    store::{self, FencedTransaction, Policy, Store, StoreError},
+    store::{self, FencedTransaction, Policy, Store, StoreError, outbox::WakeUp},
 };
 use serde_json::Value;
 use std::sync::{
@@ -60,6 +69,8 @@ pub fn schedulers(config: &Config) -> Vec<Builtin> {
     if config.audit.checkpoint_key.is_some() {
         schedulers.push(Builtin::new(audit_checkpoint::NAME, &config.audit.checkpoint_schedule));
     }
+    #[cfg(feature = "test-jobs")]
+    schedulers.extend(test_jobs::scheduler());
     schedulers
 }
 
@@ -150,6 +161,25 @@ impl JobContext {
     pub async fn begin(&self) -> Result<FencedTransaction, StoreError> {
         self.check_lease()?;
         self.store.begin(&self.lease).await
+    }
+
+    /// Wants a job added to this job's queue when the transaction has committed; it is sent then, by any worker, and never
+    /// if the transaction comes to nothing. The wake-up's id is its identity (`resume-RUN-SEQ`): false if there is one with
+    /// it already. It must be one of its own for each wake-up, and its queue is filled in here.
+    pub async fn enqueue(&self, transaction: &FencedTransaction, wake_up: WakeUp) -> Result<bool, StoreError> {
+        Ok(self.enqueue_all(transaction, vec![wake_up]).await? == 1)
+    }
+
+    /// The same for many, in one statement; returns how many are new.
+    pub async fn enqueue_all(
+        &self,
+        transaction: &FencedTransaction,
+        mut wake_ups: Vec<WakeUp>,
+    ) -> Result<u64, StoreError> {
+        for wake_up in &mut wake_ups {
+            wake_up.queue.clone_from(&self.lease.identity.queue);
+        }
+        store::outbox::enqueue(transaction, &wake_ups).await
     }
 
     /// Commits the job's last transaction together with its return value: from here on the job is never run again, even

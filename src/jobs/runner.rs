@@ -1,14 +1,20 @@
 //! Runs a fetched job: its handler by name, its epoch from the ledger, its outcome from what the handler did.
 
 use super::{
-    Handler, JobContext, alone::Alone, apart::Threads, attempt::Attempt, circuit::Circuit, holds::Holds,
-    registry::Registry, running::Running,
+    Handler, JobContext,
+    alone::Alone,
+    apart::Threads,
+    attempt::{Attempt, Claim},
+    circuit::Circuit,
+    holds::Holds,
+    registry::Registry,
+    running::Running,
 };
 use crate::{
     config::JobTimeouts,
     events,
-    queue::{BoxFuture, Execution, Failure, Outcome, Processor, panics},
-    store::{self, Epoch, Identity, Release, Start, Store, StoreError, Take, suspicion},
+    queue::{BoxFuture, Execution, Failure, Job, Outcome, Processor, panics},
+    store::{self, Epoch, Identity, Start, Store, StoreError, Take, suspicion},
 };
 use serde_json::{Value, json};
 use std::{
@@ -20,8 +26,6 @@ use uuid::Uuid;
 
 /// How often a question to a dependency that is away is asked again within one job before the job is handed back.
 const ASK_AGAIN: u32 = 3;
-/// How long the ledger may take to note how a lease ended: the job waits for it.
-const NOTE: Duration = Duration::from_millis(500);
 
 /// The worker's processor of jobs.
 pub struct Runner {
@@ -105,7 +109,7 @@ impl Runner {
             return Ok(self.run_taken(lease, handler, data, execution).await);
         }
         tracing::warn!("a worker died while this job ran ({} so far): it runs alone", lease.suspicions);
-        self.note(&lease, &Outcome::Interrupted("it waits to run alone".into())).await;
+        self.note(&execution.job, &lease, &Outcome::Interrupted("it waits to run alone".into())).await;
         drop(beside);
         let _alone = self.alone.alone(&execution.lease).await?;
         let lease = self.taken(&execution).await?;
@@ -138,13 +142,13 @@ impl Runner {
         data: Value,
         execution: Arc<Execution>,
     ) -> Outcome {
-        let held = lease.clone();
+        let (held, ended) = (lease.clone(), Arc::clone(&execution));
         // Caught here, so that the ledger learns of a panic too.
         let outcome = match panics::catch(self.run_under(lease, handler, data, execution)).await {
             Ok(outcome) => outcome,
             Err(panic) => Outcome::Failed(Failure::from(panic)),
         };
-        self.note(&held, &outcome).await;
+        self.note(&ended.job, &held, &outcome).await;
         outcome
     }
 
@@ -159,9 +163,10 @@ impl Runner {
         if let Err(outcome) = self.confirm(&execution).await {
             return outcome;
         }
-        if let Err(outcome) = self.claim_tick(handler.as_ref(), &execution, &lease).await {
-            return outcome;
-        }
+        let claim = match self.claim_tick(handler.as_ref(), &execution.job, &lease).await {
+            Ok(claim) => claim,
+            Err(outcome) => return outcome,
+        };
         let context = JobContext {
             data,
             store: self.store.clone(),
@@ -173,7 +178,7 @@ impl Runner {
             committed: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
         };
-        Attempt::new(self, handler, context).run().await
+        Attempt::new(self, handler, context, claim).run().await
     }
 
     /// A job that too many workers died of fails for good, with the evidence.
@@ -188,23 +193,8 @@ impl Runner {
             job.job_id
         );
         tracing::error!(message_id = events::JOB_QUARANTINED, "{reason}");
+        self.note_quarantined(job).await;
         Outcome::Failed(Failure::for_good(reason))
-    }
-
-    /// Notes in the ledger how a lease ended that has no committed result. The recovery of stuck runs tells a hand-back
-    /// from a death by it; where it cannot be noted, the run counts as held for as long as this worker is heard of.
-    async fn note(&self, lease: &store::Lease, outcome: &Outcome) {
-        let how = match outcome {
-            Outcome::Completed { .. } => return,
-            Outcome::Failed(_) => Release::Failed,
-            Outcome::Interrupted(_) => Release::HandedBack,
-            Outcome::Lost(_) => Release::Lost,
-        };
-        match tokio::time::timeout(NOTE, self.store.release(lease, how)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!("the ledger was not told how the lease ended: {error}"),
-            Err(_) => tracing::debug!("the ledger was not told in time how the lease ended"),
-        }
     }
 
     async fn take(&self, execution: &Execution) -> Result<Take, StoreError> {
@@ -245,21 +235,20 @@ impl Runner {
         }
     }
 
-    /// Each tick of a periodic job is run once, whoever announced it first.
-    async fn claim_tick(
-        &self,
-        handler: &dyn Handler,
-        execution: &Execution,
-        lease: &store::Lease,
-    ) -> Result<(), Outcome> {
-        let Some(due_ms) = execution.job.due_ms().filter(|_| handler.once_per_tick()) else { return Ok(()) };
-        match self.store.claim_tick(&execution.job.name, due_ms, &lease.identity).await {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                let why = "another job has run this tick";
-                tracing::info!(message_id = events::TICK_SKIPPED, "not run: {why}");
-                Err(Outcome::Completed { value: json!({ "skipped": why }), epoch: None })
-            }
+    /// Each tick of a periodic job is run once, whoever announced it first. A wake-up that makes up for a tick is the same
+    /// job however often the queue lost it, so it claims without the timestamp that each sending has of its own.
+    async fn claim_tick(&self, handler: &dyn Handler, job: &Job, lease: &store::Lease) -> Result<Claim, Outcome> {
+        let made_up = lease.outbox.and(lease.tick_ms);
+        let Some(due_ms) = made_up.or_else(|| job.due_ms()).filter(|_| handler.once_per_tick()) else {
+            return Ok(Claim::NoTick);
+        };
+        let mut claimant = lease.identity.clone();
+        if lease.outbox.is_some() {
+            claimant.timestamp_ms = 0;
+        }
+        match self.store.claim_tick(&job.name, due_ms, &claimant).await {
+            Ok(true) => Ok(Claim::Claimed),
+            Ok(false) => Ok(Claim::Others),
             Err(error) => Err(self.interrupted_by(&error)),
         }
     }

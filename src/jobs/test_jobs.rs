@@ -2,11 +2,12 @@
 
 use super::{Handler, JobContext, JobError};
 use crate::{
-    queue::BoxFuture,
-    store::{Store, StoreError},
+    queue::{BoxFuture, schedulers::Builtin},
+    store::{Store, StoreError, outbox::WakeUp},
 };
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio_postgres::types::ToSql;
 
 /// Makes the table that `test.effect` writes to.
 pub async fn prepare(store: &Store) -> Result<(), StoreError> {
@@ -31,10 +32,19 @@ pub(super) fn all() -> Vec<Test> {
         "test.segfault",
         "test.effect",
         "test.tick",
+        "test.outbox",
         "test.progress",
     ]
     .map(Test)
     .to_vec()
+}
+
+/// The schedule of `test.tick`, if the environment names a pattern for it: `FLOH_TEST_SCHEDULE`, and `FLOH_TEST_TICK_MS` for
+/// how long each tick takes.
+pub(super) fn scheduler() -> Option<Builtin> {
+    let pattern = std::env::var("FLOH_TEST_SCHEDULE").ok()?;
+    let ms: u64 = std::env::var("FLOH_TEST_TICK_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(0);
+    Some(Builtin { data: json!({ "ms": ms }), ..Builtin::new("test.tick", &pattern) })
 }
 
 /// One of them, by its name.
@@ -60,7 +70,8 @@ impl Handler for Test {
                 "test.fail" => Err(fail(job)),
                 "test.panic" => panic(job),
                 "test.effect" => effect(job, job.data.get("key").and_then(Value::as_str)).await,
-                "test.tick" => effect(job, job.job_id().rsplit(':').next()).await,
+                "test.tick" => effect(job, job.job_id().rsplit([':', '-']).next()).await,
+                "test.outbox" => outbox(job).await,
                 "test.progress" => progress(job).await,
                 _ => Ok(job.data.clone()),
             }
@@ -117,6 +128,25 @@ async fn effect(job: &JobContext, key: Option<&str>) -> Result<Value, JobError> 
     tokio::time::sleep(Duration::from_millis(milliseconds(job, "ms"))).await;
     hang(job, "blockMs");
     job.complete(transaction, json!({ "key": key })).await
+}
+
+/// Writes an effect, and `n` wake-ups that will write theirs, in one transaction.
+async fn outbox(job: &JobContext) -> Result<Value, JobError> {
+    let number = |name: &str| job.data.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let key = job.data.get("key").and_then(Value::as_str).unwrap_or_else(|| job.job_id());
+    let transaction = job.begin().await?;
+    let sql = "INSERT INTO test_effect (key, job_id, epoch, instance) VALUES ($1, $2, $3, $4)
+        RETURNING clock_timestamp() + make_interval(secs => $5)";
+    let seconds = number("delayMs") as f64 / 1000.0;
+    let params: [&(dyn ToSql + Sync); 5] = [&key, &job.job_id(), &job.lease.epoch.0, &&*job.instance, &seconds];
+    let due_at = transaction.query_one(sql, &params).await?.try_get(0).map_err(StoreError::from)?;
+    let wake_up = |i: u64| WakeUp {
+        due_at,
+        ..WakeUp::new(format!("wake-{key}-{i}"), "test.effect", json!({ "key": format!("{key}-{i}") }))
+    };
+    let added = job.enqueue_all(&transaction, (0..number("n")).map(wake_up).collect()).await?;
+    tokio::time::sleep(Duration::from_millis(milliseconds(job, "ms"))).await;
+    job.complete(transaction, json!({ "key": key, "wakeUps": added })).await
 }
 
 async fn progress(job: &JobContext) -> Result<Value, JobError> {

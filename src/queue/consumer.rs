@@ -269,7 +269,7 @@ impl Shared {
 
     async fn sweep_for_ever(&self) {
         loop {
-            tokio::time::sleep(Duration::from_millis(rand::random_range(20_000..40_000))).await;
+            tokio::time::sleep(Duration::from_millis(rand::random_range(10_000..20_000))).await;
             if let Err(error) = self.queue.restore_lost_jobs().await {
                 tracing::debug!("no search for lost jobs: {error}");
             }

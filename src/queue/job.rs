@@ -97,6 +97,11 @@ impl Job {
         self.attempts_made.saturating_add(1)
     }
 
+    /// Whether there are no attempts behind the one that runs now.
+    pub fn is_last_attempt(&self) -> bool {
+        self.attempt() >= self.options.attempts()
+    }
+
     /// When it was due, milliseconds, if it is an iteration of a scheduler or repeatable: the end of `repeat:ID:MILLIS`.
     pub fn due_ms(&self) -> Option<i64> {
         self.repeat_job_key.as_ref()?;

@@ -4,6 +4,7 @@
 //! acknowledges, retries, fails or hands it back and takes the next.
 
 pub mod add;
+mod add_all;
 pub mod connection;
 pub mod consumer;
 mod doubts;
@@ -23,12 +24,15 @@ pub mod schedulers;
 pub mod scripts;
 mod slot;
 mod stalled;
+mod standing;
 pub mod state;
 pub mod sweep;
 
+pub use add_all::Added;
 pub use error::Error;
 pub use job::Job;
 pub use processor::{BoxFuture, Execution, Failure, Outcome, Processor};
+pub use standing::Standing;
 
 use crate::config::{QueueConfig, RedisConfig};
 use connection::{COMMAND_DEADLINE, Fate, Link};

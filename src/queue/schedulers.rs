@@ -2,13 +2,16 @@
 //!
 //! A periodic job is a chain: whichever worker takes an iteration adds the next one, before it runs its own. So every
 //! fetched job passes [`continue_chain`], whatever is wrong with it otherwise. [`ensure()`] makes the schedulers of the
-//! built-in jobs; it is called when a worker starts, and may be called again at any time.
+//! built-in jobs; it is called when a worker starts, and may be called again at any time. [`interrupted()`] says before which
+//! of them it would have to mend.
 
 mod chain;
 mod ensure;
+mod interrupted;
 mod legacy;
 mod repeat;
 mod stored;
 
 pub use chain::continue_chain;
 pub use ensure::{Builtin, Done, ID_PREFIX, Outcome, ensure};
+pub use interrupted::interrupted;

@@ -11,7 +11,7 @@
 //!   child's parent.
 
 use super::{connection::Link, error::Error};
-use redis::{FromRedisValue, Value, aio::ConnectionLike};
+use redis::{Cmd, FromRedisValue, Value, aio::ConnectionLike};
 use std::{sync::LazyLock, time::Duration};
 
 /// Moves `wait` behind `paused` where a 5.x client paused the queue: the right end of a list is next.
@@ -163,6 +163,25 @@ impl Script {
         self.keys
     }
 
+    /// The command that calls the script by its hash, for a pipeline: the caller deals with a server that does not know it.
+    pub fn by_hash(&self, keys: &[&str], settle: [&str; 3], arguments: &[&[u8]]) -> Cmd {
+        self.command("EVALSHA", &self.sha, keys, settle, arguments)
+    }
+
+    fn command(&self, verb: &str, script: &str, keys: &[&str], settle: [&str; 3], arguments: &[&[u8]]) -> Cmd {
+        debug_assert_eq!(keys.len(), self.keys, "{}", self.name);
+        let number = keys.len() + if self.pushes { settle.len() } else { 0 };
+        let mut command = redis::cmd(verb);
+        command.arg(script).arg(number).arg(keys);
+        if self.pushes {
+            command.arg(&settle[..]);
+        }
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        command
+    }
+
     /// Calls the script. `settle` are the queue's `wait`, `paused` and `meta`, for scripts that may push to `wait`.
     pub async fn call<T: FromRedisValue>(
         &self,
@@ -172,26 +191,13 @@ impl Script {
         settle: [&str; 3],
         arguments: &[&[u8]],
     ) -> Result<T, Error> {
-        debug_assert_eq!(keys.len(), self.keys, "{}", self.name);
-        let number = keys.len() + if self.pushes { settle.len() } else { 0 };
-        let command = |verb: &str, script: &str| {
-            let mut command = redis::cmd(verb);
-            command.arg(script).arg(number).arg(keys);
-            if self.pushes {
-                command.arg(&settle[..]);
-            }
-            for argument in arguments {
-                command.arg(*argument);
-            }
-            command
-        };
-        let by_hash = command("EVALSHA", &self.sha);
+        let by_hash = self.by_hash(keys, settle, arguments);
         link.with(self.name, deadline, async |mut connection| {
             // An error answer of the server comes as a value here.
             match connection.req_packed_command(&by_hash).await.and_then(Value::extract_error) {
                 // A restarted Redis has forgotten the script: this call brings it again, later ones use the hash.
                 Err(error) if error.code() == Some("NOSCRIPT") => {
-                    connection.req_packed_command(&command("EVAL", &self.text)).await
+                    connection.req_packed_command(&self.command("EVAL", &self.text, keys, settle, arguments)).await
                 }
                 other => other,
             }

@@ -396,7 +396,7 @@ fn ending_of(job: &Job, failure: Failure) -> Ending {
     let reason =
         Reason { text: failure.reason.clone(), stacktrace: job.stacktrace_with(Some(stack)), refused: failure.refused };
     let made = job.attempt();
-    if !failure.retry || made >= job.options.attempts() {
+    if !failure.retry || job.is_last_attempt() {
         return Ending::Failed(reason);
     }
     let delay =

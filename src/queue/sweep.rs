@@ -1,7 +1,8 @@
 //! Finding what got lost: jobs that a fetch of ours took although its answer never came, and jobs in no list at all.
 
 use super::{
-    Queue, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, lease::Leases, scripts::Script,
+    Queue, add_all::all_answers, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, lease::Leases,
+    scripts::Script,
 };
 use redis::Value;
 use std::{collections::HashSet, sync::LazyLock, time::Duration};
@@ -14,13 +15,17 @@ static RESTORE: LazyLock<Script> =
     LazyLock::new(|| Script::own("restoreLostJob", 8, true, include_str!("lua/restore.lua")));
 
 /// How many keys the slow sweep looks at per round trip.
-const PAGE: usize = 200;
+const PAGE: usize = 1000;
 /// Pause between two pages, so that the sweep is never felt.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Beyond this backlog the slow sweep waits for a quieter time: it remembers every waiting id while it looks.
 const LARGEST_BACKLOG: u64 = 100_000;
-/// One sweep per queue and this time, whichever worker begins it.
-const SWEEP_PERIOD: Duration = Duration::from_secs(300);
+/// One sweep per queue and this time, whichever worker begins it, where Redis holds no more keys than [`ORDINARY_SIZE`].
+const SWEEP_PERIOD: Duration = Duration::from_secs(25);
+/// Keys of a Redis database that a sweep walks through in some two seconds.
+const ORDINARY_SIZE: u64 = 100_000;
+/// How long a sweep is put off that has too much to remember.
+const PUT_OFF: Duration = Duration::from_secs(300);
 
 /// An active job that a life of a worker held and nobody works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,19 +115,25 @@ impl Queue {
 
     /// Looks slowly through the queue's keys for jobs that are in no list or set, and puts them back. `None` if
     /// another worker has done so lately; else how many were found.
+    ///
+    /// The keys are found by `SCAN`, which visits every key of the Redis database, also those of others. So how lately
+    /// depends on its size: 25 s for up to 100,000 keys, and in proportion for more (a million: 250 s). A sweep takes
+    /// about a tenth of that, however large the database is.
     pub async fn restore_lost_jobs(&self) -> Result<Option<usize>, Error> {
-        let mut guard = redis::cmd("SET");
-        guard
-            .arg(format!("{}floh-worker:sweep", self.keys.base))
-            .arg("1")
-            .arg("NX")
-            .arg("PX")
-            .arg(u64::try_from(SWEEP_PERIOD.as_millis()).unwrap_or(u64::MAX));
-        let first: Option<String> = self.link.query(&guard, "SET", COMMAND_DEADLINE).await?;
+        let guard = format!("{}floh-worker:sweep", self.keys.base);
+        let mut first = redis::cmd("SET");
+        first.arg(&guard).arg("1").arg("NX").arg("PX").arg(milliseconds(SWEEP_PERIOD));
+        let first: Option<String> = self.link.query(&first, "SET", COMMAND_DEADLINE).await?;
         if first.is_none() {
             return Ok(None);
         }
-        let Some(waiting) = self.waiting_ids().await? else {
+        let size: u64 = self.link.query(&redis::cmd("DBSIZE"), "DBSIZE", COMMAND_DEADLINE).await?;
+        let waiting = self.waiting_ids().await?;
+        let period = if waiting.is_none() { PUT_OFF } else { sweep_period(size) };
+        let mut guard_for = redis::cmd("PEXPIRE");
+        guard_for.arg(&guard).arg(milliseconds(period));
+        let _: i64 = self.link.query(&guard_for, "PEXPIRE", COMMAND_DEADLINE).await?;
+        let Some(waiting) = waiting else {
             tracing::info!("more than {LARGEST_BACKLOG} jobs wait: the search for lost jobs is put off");
             return Ok(Some(0));
         };
@@ -135,11 +146,9 @@ impl Queue {
             scan.arg(cursor).arg("MATCH").arg(format!("{}*", glob_escape(&self.keys.base)));
             scan.arg("COUNT").arg(PAGE).arg("TYPE").arg("hash");
             let (next, keys): (u64, Vec<String>) = self.link.query(&scan, "SCAN", COMMAND_DEADLINE).await?;
-            for key in keys {
-                if let Some(id) = self.job_id(&key)
-                    && !waiting.contains(&id)
-                    && self.restore(&id).await?
-                {
+            let ids = keys.iter().filter_map(|key| self.job_id(key)).filter(|id| !waiting.contains(id)).collect();
+            for id in self.perhaps_lost(ids).await? {
+                if self.restore(&id).await? {
                     tracing::warn!(floh_job_id = %id, "a job that was in no list or set waits again");
                     restored += 1;
                 }
@@ -150,6 +159,20 @@ impl Queue {
             cursor = next;
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Of these jobs those that have not ended and are not delayed: most have or are, and that is asked for a whole page at
+    /// once.
+    async fn perhaps_lost(&self, mut ids: Vec<String>) -> Result<Vec<String>, Error> {
+        let mut pipe = redis::pipe();
+        for id in &ids {
+            pipe.cmd("HEXISTS").arg(self.keys.job(id)).arg("finishedOn");
+            pipe.cmd("ZSCORE").arg(&self.keys.delayed).arg(id);
+        }
+        let answers = all_answers(&self.link, "the state of jobs", &pipe).await?;
+        let mut pairs = answers.chunks_exact(2);
+        ids.retain(|_| pairs.next().is_some_and(|pair| pair[0] == Value::Int(0) && pair[1] == Value::Nil));
+        Ok(ids)
     }
 
     /// The ids in `wait` and `paused`; `None` if there are too many to remember.
@@ -212,7 +235,28 @@ impl Queue {
     }
 }
 
+/// How long after a sweep's beginning the next one may begin, by the number of keys.
+fn sweep_period(keys: u64) -> Duration {
+    SWEEP_PERIOD.mul_f64((keys as f64 / ORDINARY_SIZE as f64).max(1.0))
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A key prefix as a `SCAN` pattern: the characters that mean something to it are escaped.
 fn glob_escape(text: &str) -> String {
     text.chars().flat_map(|c| "*?[]\\^-".contains(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_database_is_walked_through_less_often() {
+        for (keys, seconds) in [(0, 25), (100_000, 25), (1_000_000, 250), (100_000_000, 25_000)] {
+            assert_eq!(sweep_period(keys), Duration::from_secs(seconds), "{keys} keys");
+        }
+    }
 }

@@ -1,27 +1,32 @@
-//! What the daemon does beside the jobs: its row in PostgreSQL, old rows, the built-in schedulers, an ear for notices.
+//! What the daemon does beside the jobs: its row in PostgreSQL, old rows, the built-in schedulers, the outbox, an ear for
+//! notices.
 
 use super::listener;
 use crate::{
     config::Config,
-    jobs,
+    jobs::{self, Reconciler, Sender, Trouble, catch_up},
     queue::{
         Queue,
         connection::Backoff,
         lease::Leases,
-        schedulers::{self, Outcome},
+        schedulers::{self, Builtin, Done, Outcome},
     },
-    store::{Notices, Store, WorkerInstance},
+    store::{Notices, Store, StoreError, WorkerInstance},
 };
 use std::{sync::Arc, time::Duration};
 
 /// How often the instance says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How often the built-in schedulers are looked at.
-const SCHEDULERS_PERIOD: Duration = Duration::from_secs(60);
+/// How often the built-in schedulers are looked at: one that broke is mended, and what it missed has begun, within a minute.
+const SCHEDULERS_PERIOD: Duration = Duration::from_secs(40);
 /// How often old rows are removed.
 const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
 /// Ledger rows older than this are removed: far longer than any finish may be late.
 const LEDGER_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Rows of wake-ups that have ended stay this long, for people, and against one that is sent twice.
+const OUTBOX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A job is suspected for this long.
+const SUSPICION_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Rows of instances that were killed stay this long, for people.
 const INSTANCE_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -31,7 +36,9 @@ pub struct Upkeep {
     store: Store,
     queue: Arc<Queue>,
     notices: Arc<Notices>,
-    schedulers: Vec<schedulers::Builtin>,
+    schedulers: Vec<Builtin>,
+    sender: Sender,
+    reconciler: Reconciler,
 }
 
 impl Upkeep {
@@ -56,12 +63,21 @@ impl Upkeep {
             queue: Arc::clone(queue),
             notices: Arc::clone(notices),
             schedulers: jobs::schedulers(config),
+            sender: Sender::new(store, queue, notices),
+            reconciler: Reconciler::new(store, queue),
         }
     }
 
     /// For ever.
     pub async fn run(self) {
-        tokio::join!(self.register_schedulers(), self.beat(), self.prune(), listener::run(&self.store, &self.notices));
+        tokio::join!(
+            self.register_schedulers(),
+            self.sender.run(),
+            self.reconciler.run(),
+            self.beat(),
+            self.prune(),
+            listener::run(&self.store, &self.notices)
+        );
     }
 
     /// Makes the built-in schedulers, and looks after them: a Redis that was wiped has forgotten them, one that was due
@@ -70,7 +86,7 @@ impl Upkeep {
         let mut backoff = Backoff::default();
         let mut before = Vec::new();
         loop {
-            match schedulers::ensure(&self.queue, &self.schedulers).await {
+            match self.ensure_schedulers().await {
                 Ok(outcomes) => {
                     let news = |outcome: &&Outcome| outcome.done.is_change() || !before.contains(*outcome);
                     outcomes.iter().filter(news).for_each(Outcome::tell);
@@ -90,6 +106,36 @@ impl Upkeep {
         }
     }
 
+    /// What came due while a chain was interrupted is made up for before the chain is mended: a worker that ends in between
+    /// leaves it to the next one. What came due while it was being mended is looked at afterwards.
+    async fn ensure_schedulers(&self) -> Result<Vec<Outcome>, Trouble> {
+        for (builtin, next) in schedulers::interrupted(&self.queue, &self.schedulers).await? {
+            self.make_up(builtin, next).await?;
+        }
+        let outcomes = schedulers::ensure(&self.queue, &self.schedulers).await?;
+        for Outcome { scheduler, done } in &outcomes {
+            if let Done::Added(next) | Done::Mended(next) = done
+                && let Some(builtin) = self.schedulers.iter().find(|builtin| builtin.id == *scheduler)
+            {
+                self.make_up(builtin, *next).await?;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// While PostgreSQL is away the chain waits too: no job would be taken. Anything else that is wrong there must not stop
+    /// the schedules.
+    async fn make_up(&self, builtin: &Builtin, next: i64) -> Result<(), Trouble> {
+        match catch_up::make_up(&self.store, &self.queue, builtin, catch_up::BUILT_INS, next).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => {
+                tracing::error!("what {} missed is not known: {error}", builtin.name);
+                Ok(())
+            }
+        }
+    }
+
     async fn beat(&self) {
         loop {
             if let Err(error) = self.store.heartbeat(&self.instance).await {
@@ -103,11 +149,16 @@ impl Upkeep {
         loop {
             tokio::time::sleep(PRUNE_PERIOD.mul_f64(rand::random_range(0.5..1.5))).await;
             let pruned = async {
-                let rows = self.store.prune_ledger(LEDGER_AGE).await? + self.store.prune_ticks(LEDGER_AGE).await?;
-                self.store.prune_instances(INSTANCE_AGE).await.map(|instances| (rows, instances))
+                Ok::<u64, StoreError>(
+                    self.store.prune_ledger(LEDGER_AGE).await?
+                        + self.store.prune_ticks(LEDGER_AGE).await?
+                        + self.store.prune_outbox(OUTBOX_AGE).await?
+                        + self.store.prune_suspicions(SUSPICION_AGE).await?
+                        + self.store.prune_instances(INSTANCE_AGE).await?,
+                )
             };
             match pruned.await {
-                Ok((rows, instances)) => tracing::debug!("removed {rows} old ledger rows and {instances} instances"),
+                Ok(rows) => tracing::debug!("removed {rows} old rows"),
                 Err(error) => tracing::warn!("old rows were not removed: {error}"),
             }
         }

@@ -96,7 +96,9 @@ pub enum Take {
 pub enum Release {
     /// The job went back to the queue unfinished.
     HandedBack,
-    /// The job failed; a retry is another attempt.
+    /// The attempt failed and another one follows.
+    Retried,
+    /// The job failed for good. A wake-up of the outbox ends with it.
     Failed,
     /// Its lock in Redis was lost.
     Lost,
@@ -106,6 +108,7 @@ impl Release {
     fn state(self) -> &'static str {
         match self {
             Release::HandedBack => "handed_back",
+            Release::Retried => "retried",
             Release::Failed => "failed",
             Release::Lost => "lost",
         }
@@ -164,12 +167,19 @@ impl Store {
     }
 
     /// Notes how a lease ended; false if it was no longer ours, or its result is committed. It tells an interruption from a
-    /// death, for people and for the recovery of stuck runs; no commit depends on it.
+    /// death, for people, for the recovery of stuck runs and for ticks that the queue lost; no commit depends on it.
     pub async fn release(&self, lease: &Lease, how: Release) -> Result<bool, StoreError> {
         let client = self.client().await?;
-        let sql = "UPDATE job_execution SET state = $3, updated_at = now()
-            WHERE id = $1 AND epoch = $2 AND state = 'taken'";
-        Ok(client.execute(sql, &[&lease.row, &lease.epoch.0, &how.state()]).await? == 1)
+        // Locked in the order of the fences: the ledger's row first.
+        let sql = "WITH released AS (
+                UPDATE job_execution SET state = $3, updated_at = now()
+                WHERE id = $1 AND epoch = $2 AND state = 'taken' RETURNING outbox_id
+            ), failed AS (
+                UPDATE job_outbox o SET ended = 'failed', ended_at = now() FROM released
+                WHERE $3 = 'failed' AND o.id = released.outbox_id AND o.epoch = $2 AND o.ended_at IS NULL
+            )
+            SELECT EXISTS (SELECT FROM released)";
+        Ok(client.query_one(sql, &[&lease.row, &lease.epoch.0, &how.state()]).await?.try_get(0)?)
     }
 
     /// Removes ledger rows that nothing has happened to for longer than `older_than`, in batches; returns how many.

@@ -27,6 +27,7 @@ pub use ledger::{Epoch, Identity, Lease, Release, Start, Take};
 pub use listen::{Notice, Notices};
 pub use migrate::{Migrated, MigrationStatus, migrate, migration_status};
 pub use schema::{SchemaState, Version};
+pub use tick::OpenTick;
 
 use crate::config::DatabaseConfig;
 use connect::{ANSWER_TIMEOUT, Connector, SESSION_TIMEOUT};

@@ -1,9 +1,9 @@
 //! The outbox: jobs that a transaction wants added to the queue, committed with its effects and sent afterwards.
 //!
 //! A row is a wake-up's identity. It stays until its job has ended, so that a queue that lost the job gets it again; and
-//! only the latest take of it may commit (see `migrations/V6__outbox.sql`), so that none runs twice.
+//! only the latest take of it may commit (see `migrations/V6__outbox.sql`), so that none runs twice. What a row may hold is in `V7__wake_up.sql`.
 
-use super::{Client, Store, StoreError};
+use super::{Client, Identity, Store, StoreError};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A job to be added when the transaction has committed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WakeUp {
-    /// The queue, as everywhere in the store.
+    /// The queue, as everywhere in the store. A job's own context fills it in.
     pub queue: String,
     /// Its id in the queue, one per wake-up (`resume-RUN-SEQ`): a second row with it adds nothing. Not empty, no integer,
     /// no colon.
@@ -30,6 +30,25 @@ pub struct WakeUp {
     pub tick_at: Option<DateTime<Utc>>,
 }
 
+impl WakeUp {
+    /// A job that is due at once, with the project's attempts, for the queue that [`WakeUp::queue`] still has to name.
+    pub fn new(job_id: impl Into<String>, name: impl Into<String>, data: Value) -> WakeUp {
+        WakeUp {
+            queue: String::new(),
+            job_id: job_id.into(),
+            name: name.into(),
+            data,
+            due_at: None,
+            priority: 0,
+            attempts: ATTEMPTS,
+            tick_at: None,
+        }
+    }
+}
+
+/// Attempts of a job that says nothing, as in the table.
+const ATTEMPTS: i32 = 4;
+
 /// A row to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unsent {
@@ -39,8 +58,8 @@ pub struct Unsent {
     pub job_id: String,
     /// The job's name.
     pub name: String,
-    /// The job's data.
-    pub data: Value,
+    /// The job's data, as JSON text: a number that only PostgreSQL can hold arrives as it was written.
+    pub data: String,
     /// How long from now, by the database's clock, until it is due.
     pub delay: Duration,
     /// 0 is none.
@@ -49,8 +68,8 @@ pub struct Unsent {
     pub attempts: u32,
 }
 
-/// Rows that this session has to itself until it says which of them were sent. Dropped before that, nothing is noted and
-/// the rows are sent again: adding an id that exists changes nothing in the queue.
+/// Rows that this session has to itself until it says what became of them. Dropped before that, nothing is noted and the
+/// rows are sent again: adding an id that exists changes nothing in the queue.
 pub struct OutboxBatch {
     client: Client,
     /// What to send, oldest first.
@@ -59,10 +78,21 @@ pub struct OutboxBatch {
 }
 
 impl OutboxBatch {
-    /// Notes that the rows with these ids are in the queue.
-    pub async fn sent(mut self, ids: &[i64]) -> Result<(), StoreError> {
-        self.client.execute("UPDATE job_outbox SET sent_at = now() WHERE id = ANY ($1)", &[&ids]).await?;
+    /// Notes that the rows `sent` are in the queue, and that those of `refused` will never be.
+    pub async fn close(mut self, sent: &[i64], refused: &[i64]) -> Result<(), StoreError> {
+        self.client.execute("UPDATE job_outbox SET sent_at = now() WHERE id = ANY ($1)", &[&sent]).await?;
+        if !refused.is_empty() {
+            let sql = "UPDATE job_outbox SET ended = 'failed', ended_at = now() WHERE id = ANY ($1)";
+            self.client.execute(sql, &[&refused]).await?;
+        }
         self.client.batch_execute("COMMIT").await?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// Notes nothing: the rows are sent another time.
+    pub async fn give_up(mut self) -> Result<(), StoreError> {
+        self.client.batch_execute("ROLLBACK").await?;
         self.open = false;
         Ok(())
     }
@@ -77,6 +107,24 @@ impl Drop for OutboxBatch {
     }
 }
 
+/// How a wake-up ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was done.
+    Completed,
+    /// It failed for good: nothing brings it back but a retry by hand.
+    Failed,
+}
+
+impl Ended {
+    fn word(self) -> &'static str {
+        match self {
+            Ended::Completed => "completed",
+            Ended::Failed => "failed",
+        }
+    }
+}
+
 /// A row that was sent and whose job has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
@@ -86,24 +134,38 @@ pub struct Pending {
     pub job_id: String,
 }
 
-/// Writes a wake-up inside the caller's transaction; false if there is one with its id already.
-pub async fn enqueue(client: &Client, wake_up: &WakeUp) -> Result<bool, StoreError> {
+/// Writes wake-ups inside the caller's transaction, in one statement; one whose id is there already adds nothing. Returns
+/// how many were added.
+pub async fn enqueue(client: &Client, wake_ups: &[WakeUp]) -> Result<u64, StoreError> {
     let sql = "INSERT INTO job_outbox (queue, job_id, name, data, due_at, priority, attempts, tick_at)
-        VALUES ($1, $2, $3, $4, coalesce($5, now()), $6, $7, $8) ON CONFLICT (queue, job_id) DO NOTHING";
-    let WakeUp { queue, job_id, name, data, due_at, priority, attempts, tick_at } = wake_up;
-    Ok(client.execute(sql, &[queue, job_id, name, data, due_at, priority, attempts, tick_at]).await? == 1)
+        SELECT queue, job_id, name, data, coalesce(due_at, now()), priority, attempts, tick_at
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::timestamptz[], $6::integer[], $7::integer[],
+            $8::timestamptz[]) AS new (queue, job_id, name, data, due_at, priority, attempts, tick_at)
+        ON CONFLICT (queue, job_id) DO NOTHING";
+    fn column<'a, T>(wake_ups: &'a [WakeUp], field: impl Fn(&'a WakeUp) -> T) -> Vec<T> {
+        wake_ups.iter().map(field).collect()
+    }
+    let queues = column(wake_ups, |row| row.queue.as_str());
+    let job_ids = column(wake_ups, |row| row.job_id.as_str());
+    let names = column(wake_ups, |row| row.name.as_str());
+    let data = column(wake_ups, |row| &row.data);
+    let due = column(wake_ups, |row| row.due_at);
+    let priorities = column(wake_ups, |row| row.priority);
+    let attempts = column(wake_ups, |row| row.attempts);
+    let ticks = column(wake_ups, |row| row.tick_at);
+    client.execute(sql, &[&queues, &job_ids, &names, &data, &due, &priorities, &attempts, &ticks]).await
 }
 
 impl Store {
-    /// Writes a wake-up that belongs to no transaction.
-    pub async fn enqueue(&self, wake_up: &WakeUp) -> Result<bool, StoreError> {
+    /// Writes wake-ups that belong to no transaction.
+    pub async fn enqueue(&self, wake_ups: &[WakeUp]) -> Result<u64, StoreError> {
         let client = self.client().await?;
-        enqueue(&client, wake_up).await
+        enqueue(&client, wake_ups).await
     }
 
     /// The next rows to send, which no other worker is sending; `None` if there are none.
     pub async fn outbox_batch(&self, queue: &str, limit: i64) -> Result<Option<OutboxBatch>, StoreError> {
-        let sql = "SELECT id, job_id, name, data,
+        let sql = "SELECT id, job_id, name, data::text,
                 greatest(0, ceil(extract(epoch FROM due_at - clock_timestamp()) * 1000))::bigint, priority, attempts
             FROM job_outbox WHERE queue = $1 AND sent_at IS NULL AND ended_at IS NULL
             ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED";
@@ -146,18 +208,32 @@ impl Store {
         rows.iter().map(|row| Ok(Pending { id: row.try_get(0)?, job_id: row.try_get(1)? })).collect()
     }
 
-    /// The queue has lost the jobs of these rows: they are to be sent again, unless they have ended meanwhile. Returns how
-    /// many.
+    /// The queue has lost the jobs of these rows: they are to be sent again, unless they have ended meanwhile. Tells all
+    /// senders. Returns how many.
     pub async fn outbox_lost(&self, ids: &[i64]) -> Result<u64, StoreError> {
         let client = self.client().await?;
-        client.execute("UPDATE job_outbox SET sent_at = NULL WHERE id = ANY ($1) AND ended_at IS NULL", &[&ids]).await
+        let sql = "UPDATE job_outbox SET sent_at = NULL WHERE id = ANY ($1) AND ended_at IS NULL";
+        let lost = client.execute(sql, &[&ids]).await?;
+        if lost > 0 {
+            client.query_one("SELECT pg_notify(worker_channel(), 'outbox')", &[]).await?;
+        }
+        Ok(lost)
     }
 
-    /// The jobs of these rows failed for good: nothing brings them back but a retry by hand.
-    pub async fn outbox_failed(&self, ids: &[i64]) -> Result<u64, StoreError> {
+    /// The jobs of these rows have ended, and no worker of ours had them then: they failed before they could be taken, or
+    /// another consumer ran them.
+    pub async fn outbox_ended(&self, ids: &[i64], how: Ended) -> Result<u64, StoreError> {
         let client = self.client().await?;
-        let sql = "UPDATE job_outbox SET ended = 'failed', ended_at = now() WHERE id = ANY ($1) AND ended_at IS NULL";
-        client.execute(sql, &[&ids]).await
+        let sql = "UPDATE job_outbox SET ended = $2, ended_at = now() WHERE id = ANY ($1) AND ended_at IS NULL";
+        client.execute(sql, &[&ids, &how.word()]).await
+    }
+
+    /// A job failed for good without a lease (it is in quarantine): so has its row, if it has one.
+    pub async fn outbox_job_failed(&self, job: &Identity) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let sql = "UPDATE job_outbox SET ended = 'failed', ended_at = now()
+            WHERE queue = $1 AND job_id = $2 AND ended_at IS NULL";
+        Ok(client.execute(sql, &[&job.queue, &job.job_id]).await? == 1)
     }
 
     /// Removes rows whose jobs ended longer ago than `older_than`, in batches; returns how many.

@@ -5,7 +5,7 @@
 
 use super::{Client, Identity, Store, StoreError};
 use chrono::{DateTime, Utc};
-use std::fmt;
+use std::{fmt, time::Duration};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -105,6 +105,13 @@ impl Store {
             )
             SELECT EXISTS (SELECT FROM forgotten) OR EXISTS (SELECT FROM released)";
         Ok(client.query_one(sql, &[&queue, &job_id]).await?.try_get(0)?)
+    }
+
+    /// Forgets suspicions older than `older_than`; returns how many.
+    pub async fn prune_suspicions(&self, older_than: Duration) -> Result<u64, StoreError> {
+        let client = self.client().await?;
+        let sql = "DELETE FROM job_suspicion WHERE suspected_at < now() - make_interval(secs => $1)";
+        client.execute(sql, &[&older_than.as_secs_f64()]).await
     }
 }
 

@@ -33,7 +33,10 @@ mod lost_answers;
 #[cfg(feature = "test-jobs")]
 mod memory;
 #[cfg(feature = "test-jobs")]
+mod missed_ticks;
+#[cfg(feature = "test-jobs")]
 mod outage;
+mod outbox;
 mod periodic_jobs;
 mod published_scripts;
 mod queue_recovery;

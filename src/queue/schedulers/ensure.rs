@@ -69,6 +69,12 @@ impl Builtin {
             }),
         }
     }
+
+    /// The id of the iteration that is due at this time, milliseconds.
+    #[must_use]
+    pub fn iteration(&self, due_ms: i64) -> String {
+        format!("repeat:{}:{due_ms}", self.id)
+    }
 }
 
 /// What was done with one scheduler.
@@ -166,7 +172,8 @@ pub async fn ensure(queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Outcome>, E
     Ok(outcomes)
 }
 
-fn is_foreign(stored: &Stored, job: &str) -> bool {
+/// Whether somebody else's scheduler makes this job.
+pub(super) fn is_foreign(stored: &Stored, job: &str) -> bool {
     !stored.id.starts_with(ID_PREFIX) && stored.name() == job
 }
 
@@ -197,8 +204,8 @@ async fn make(queue: &Queue, builtin: &Builtin) -> Result<Outcome, Error> {
         let stored = queue.stored_scheduler(&scheduler).await?;
         let done: fn(i64) -> Done = match &stored {
             None => Done::Added,
+            Some(stored) if !stored.alive && same_schedule(stored, builtin) => Done::Mended,
             Some(stored) if !is_as_wanted(stored, builtin) => Done::Changed,
-            Some(stored) if !stored.alive => Done::Mended,
             Some(_) => return Ok(Outcome { scheduler, done: Done::Kept }),
         };
         let seen = stored.map(|stored| stored.score).unwrap_or_default();
@@ -211,13 +218,18 @@ async fn make(queue: &Queue, builtin: &Builtin) -> Result<Outcome, Error> {
     Err(Error::answer("addJobScheduler", format!("{scheduler} changed {LOOKS} times while it was looked at")))
 }
 
-/// Whether a scheduler says what it should.
-fn is_as_wanted(stored: &Stored, builtin: &Builtin) -> bool {
+/// Whether a scheduler is due at the times at which it should be.
+pub(super) fn same_schedule(stored: &Stored, builtin: &Builtin) -> bool {
     let field = |name: &str| stored.fields.get(name).map(String::as_str);
-    field("name") == Some(&builtin.name)
-        && field("pattern") == Some(&builtin.pattern)
+    field("pattern") == Some(&builtin.pattern)
         && field("tz") == Some("UTC")
         && ["every", "limit", "startDate", "endDate"].iter().all(|name| field(name).is_none())
+}
+
+/// Whether a scheduler says what it should.
+fn is_as_wanted(stored: &Stored, builtin: &Builtin) -> bool {
+    stored.fields.get("name") == Some(&builtin.name)
+        && same_schedule(stored, builtin)
         && same(&stored.json("data"), &builtin.data)
         && same(&stored.json("opts"), &builtin.options)
 }
@@ -248,7 +260,7 @@ enum Written {
 }
 
 async fn write(queue: &Queue, builtin: &Builtin, id: &str, seen: &str) -> Result<Written, Error> {
-    let repeat = Repeat { tz: Some("UTC".to_string()), ..Repeat::default() };
+    let repeat = Repeat::utc();
     let now = queue.now_ms().await?;
     let mut from = now;
     for _ in 0..SLOTS {

@@ -36,6 +36,11 @@ pub(super) enum Next {
 }
 
 impl Repeat {
+    /// A schedule of ours, before its pattern is known.
+    pub(super) fn utc() -> Repeat {
+        Repeat { tz: Some("UTC".to_string()), ..Repeat::default() }
+    }
+
     /// Reads `opts.repeat` of a job, or the fields of a scheduler's hash, which have the same names.
     pub(super) fn read(options: &Map<String, Value>) -> Repeat {
         let text = |name: &str| options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());

@@ -113,7 +113,7 @@ fn jobs_of_ours_are_processed_by_a_node_worker(version: u8) {
         NewJob { priority: 2, ..plain.clone() },
         NewJob { lifo: true, ..plain.clone() },
         NewJob { remove_on_complete: true, ..plain.clone() },
-        NewJob { name: "test.fail".into(), data: json!({"reason": "no"}), attempts: 1, ..plain },
+        NewJob { attempts: 1, ..NewJob::new("test.fail", json!({"reason": "no"})) },
     ];
     let added: Vec<String> = jobs.drain(..).map(|job| fleet.add_ours(job)).collect();
     assert_eq!(added[0], "resume-42-1");
