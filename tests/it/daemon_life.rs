@@ -258,7 +258,7 @@ fn a_job_that_finishes_while_redis_restarts_is_finished_over_the_next_connection
     let mut fleet = Fleet::start();
     let worker = fleet.worker("1", &[]);
     let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 1500}), json!({"attempts": 1}));
-    fleet.wait_state(6, &id, "active", SOON);
+    fleet.wait_in_transaction(SOON);
     // Without persistence a restarted Redis would be empty; what was saved by hand it loads.
     let _: String = fleet.redis("SAVE", &[]);
     fleet.redis.shut_down();
@@ -324,7 +324,7 @@ fn a_redis_that_cannot_save_gets_the_finish_when_it_can_again() {
     let worker = fleet.worker("1", &[]);
     let _: String = fleet.redis("CONFIG", &[&"SET", &"save", &"3600 1"]);
     let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 2000}), json!({"attempts": 1}));
-    fleet.wait_state(6, &id, "active", SOON);
+    fleet.wait_in_transaction(SOON);
     // Its folder is gone, so a save fails, and from then on Redis refuses every write.
     std::fs::remove_dir_all(fleet.redis.folder()).unwrap();
     let _: String = fleet.redis("BGSAVE", &[]);
@@ -357,7 +357,7 @@ fn what_was_committed_and_not_acknowledged_is_acknowledged_and_not_run_again() {
     let mut fleet = Fleet::start();
     let mut worker = fleet.worker("1", &[]);
     let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 1500}), json!({"attempts": 1}));
-    fleet.wait_state(6, &id, "active", SOON);
+    fleet.wait_in_transaction(SOON);
     let _: String = fleet.redis("SAVE", &[]);
     fleet.redis.down();
     wait_for("the commit", SOON, || (fleet.effects().get("once") == Some(&1)).then_some(()));
