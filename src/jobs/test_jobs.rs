@@ -122,6 +122,7 @@ async fn effect(job: &JobContext, key: Option<&str>) -> Result<Value, JobError> 
     if let Some(before) = job.data.get("before").and_then(Value::as_u64) {
         tokio::time::sleep(Duration::from_millis(before)).await;
     }
+    hang(job, "blockFirstMs");
     let transaction = job.begin().await?;
     let sql = "INSERT INTO test_effect (key, job_id, epoch, instance) VALUES ($1, $2, $3, $4)";
     transaction.execute(sql, &[&key, &job.job_id(), &job.lease.epoch.0, &&*job.instance]).await?;

@@ -159,14 +159,15 @@ fn a_drain_hands_back_what_does_not_react_and_another_worker_starts_it() {
 fn a_lost_lease_frees_the_slot_although_the_handler_does_not_react() {
     let mut fleet = Fleet::start();
     let mut worker = fleet.worker("1", &[]);
-    let id = fleet.add(6, "test.effect", json!({"key": "never", "blockMs": 16_000}), json!({}));
-    fleet.wait_in_transaction(SOON);
+    // Longer than the renewal takes to notice, and outside a transaction: PostgreSQL would end that after 10 s.
+    let id = fleet.add(6, "test.effect", json!({"key": "never", "blockFirstMs": 16_000}), json!({}));
+    let taken = "SELECT 1 FROM floh_worker.job_execution WHERE state = 'taken'";
+    wait_for("it is taken", SOON, || (!fleet.sql(taken).is_empty()).then_some(()));
     let lock = fleet.key(&format!("{id}:lock"));
     let _: String = fleet.redis("SET", &[&lock, &"somebody else", &"PX", &60_000]);
     wait_for("the slot to be free", SOON, || worker.log().contains("lease lost").then_some(()));
     let other = fleet.add(6, "test.echo", json!({}), json!({}));
     fleet.wait_state(6, &other, "completed", SOON);
-    // Nobody else has taken it.
     wait_for("its thread to come back", SOON, || worker.log().contains("has come back").then_some(()));
     assert!(fleet.effects().is_empty(), "{:?}", fleet.effects());
     worker.signal(Signal::SIGTERM);
