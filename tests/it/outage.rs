@@ -14,6 +14,8 @@ fn a_job_that_runs_when_postgresql_goes_down_goes_on_in_the_same_attempt_when_it
         let mut worker = fleet.worker("1", &[]);
         let id = fleet.add(6, "test.effect", json!({"key": "once", "ms": 1500}), json!({"attempts": 1}));
         fleet.wait_in_transaction(SOON);
+        // The test's server does not wait for its disk: without this, an immediate shutdown could forget the take.
+        fleet.sql("CHECKPOINT");
         fleet.postgres.down(how);
         wait_for("the handler to notice", SOON, || worker.log().contains("no job is fetched until").then_some(()));
         // Long enough that a job which is handed back would be fetched again.

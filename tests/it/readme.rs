@@ -83,11 +83,20 @@ async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
     let (count, _) = run(&server, &all, "UPDATE floh_worker.workflow_run ").await;
     assert_eq!(count, 0, "what has ended is not cancelled again");
 
+    for new in [1, 0] {
+        let (count, _) = run(&server, &all, "INSERT INTO floh_worker.job_outbox ").await;
+        assert_eq!(count, new, "one wake-up has one row");
+    }
+    let sql = "SELECT queue, name, due_at > now() + interval '1 day' FROM job_outbox";
+    let row = owner.query_one(sql, &[]).await.unwrap();
+    let wake_up = (row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, bool>(2));
+    assert_eq!(wake_up, ("bull:workflow-scheduler", "escalation-reminder", true));
+
     let (count, _) = run(&server, &all, "INSERT INTO floh_worker.audit_log ").await;
     assert_eq!(count, 1);
     let chained = "SELECT action FROM audit_chain JOIN audit_log ON audit_log.id = audit_id";
     assert_eq!(owner.query_one(chained, &[]).await.unwrap().get::<_, &str>(0), "role.granted");
-    assert_eq!(all.len(), 5, "a statement that this test does not know: {all:?}");
+    assert_eq!(all.len(), 6, "a statement that this test does not know: {all:?}");
 
     // The rights are no more than that.
     let api = server.session("api").await;
