@@ -38,7 +38,7 @@ pub enum Wait {
 struct FetchOptions<'a> {
     token: &'a str,
     #[serde(rename = "lockDuration")]
-    lock_duration: u64,
+    lock_duration: &'a str,
     name: &'a str,
 }
 
@@ -49,7 +49,7 @@ impl Queue {
     /// After [`Error::Unavailable`] a job may have been taken all the same: see [`Queue::hand_back_orphans`].
     pub async fn fetch(&self, token: &str, worker: &str) -> Result<Fetched, Error> {
         let keys = &self.keys;
-        let options = pack(&FetchOptions { token, lock_duration: lock_duration_ms(), name: worker })?;
+        let options = pack(&FetchOptions { token, lock_duration: &lock_duration(), name: worker })?;
         let answer: Value = scripts::MOVE_TO_ACTIVE
             .call(
                 &self.link,
@@ -103,6 +103,11 @@ impl Queue {
         let _: Value = blocking.wait(&command, "BZPOPMIN", limit + CONNECT_DEADLINE).await?;
         Ok(())
     }
+}
+
+/// How long a lock lives, milliseconds as text: Redis takes long to write a number of Lua as an argument.
+pub(crate) fn lock_duration() -> String {
+    LOCK_DURATION.as_millis().to_string()
 }
 
 pub(crate) fn lock_duration_ms() -> u64 {

@@ -4,7 +4,7 @@ use super::{
     Job, Queue,
     connection::COMMAND_DEADLINE,
     error::Error,
-    fetch::{Fetched, Wait, lock_duration_ms, read_fetched},
+    fetch::{Fetched, Wait, lock_duration, read_fetched},
     job::ACKNOWLEDGED_FIELD,
     lease::pack,
     options::Keep,
@@ -98,14 +98,26 @@ struct FinishOptions<'a> {
     #[serde(rename = "keepJobs")]
     keep_jobs: Keep,
     #[serde(rename = "lockDuration")]
-    lock_duration: u64,
-    attempts: u32,
+    lock_duration: &'a str,
+    /// Only looked at where an attempt failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u32>,
     #[serde(rename = "maxMetricsSize")]
     max_metrics_size: &'a str,
+    #[serde(skip_serializing_if = "is_false")]
     fpof: bool,
+    #[serde(skip_serializing_if = "is_false")]
     cpof: bool,
+    #[serde(skip_serializing_if = "is_false")]
     idof: bool,
+    #[serde(skip_serializing_if = "is_false")]
     rdof: bool,
+}
+
+/// What is not there is false to a script, and need not be read by it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl Queue {
@@ -152,8 +164,8 @@ impl Queue {
             token,
             name: next.worker,
             keep_jobs,
-            lock_duration: lock_duration_ms(),
-            attempts: job.options.attempts(),
+            lock_duration: &lock_duration(),
+            attempts: (target == "failed").then(|| job.options.attempts()),
             max_metrics_size: "",
             fpof: job.options.fail_parent,
             cpof: job.options.continue_parent,
@@ -247,12 +259,12 @@ impl Queue {
         struct NextOptions<'a> {
             token: &'a str,
             #[serde(rename = "lockDuration")]
-            lock_duration: u64,
+            lock_duration: &'a str,
             name: &'a str,
         }
         let keys = &self.keys;
         let fields = pack(&["failedReason", &reason.text, "stacktrace", &traces(reason)?])?;
-        let options = pack(&NextOptions { token, lock_duration: lock_duration_ms(), name: next.worker })?;
+        let options = pack(&NextOptions { token, lock_duration: &lock_duration(), name: next.worker })?;
         let (hash, delay) = (keys.job(&job.id), delay.as_millis().to_string());
         let answer: Value = scripts::MOVE_TO_DELAYED
             .call(

@@ -8,7 +8,10 @@
 //! * **The pause of 5.x clients.** While such a client pauses the queue, waiting jobs live in the list `paused`, and its
 //!   `resume()` renames that list over `wait`. What a 6.x script pushed to `wait` meanwhile would be destroyed; so after
 //!   each script that may push there, `wait` is moved behind `paused`, for our queue and for the queue of a finished
-//!   child's parent.
+//!   child's parent. A script that gave out a job has seen that our queue is not paused: it is spared.
+//!
+//! Redis runs scripts one at a time, and a call inside one costs it a microsecond or more: what runs for every job calls as
+//! little as it can.
 
 use super::{connection::Link, error::Error};
 use redis::{Cmd, FromRedisValue, Value, aio::ConnectionLike};
@@ -44,9 +47,15 @@ struct Source {
     pushes: bool,
     /// Index in KEYS of the hash of a job whose parent's queue it may push to.
     child: Option<usize>,
+    /// Whether it may give out a job.
+    fetches: bool,
     /// More Lua to run after it.
     after: &'static str,
 }
+
+/// What most scripts have in common.
+const PLAIN: Source =
+    Source { name: "", keys: 0, text: "", clock: None, pushes: false, child: None, fetches: false, after: "" };
 
 /// BullMQ's hand-back of a job with a priority sets no marker: every worker that blocks would sleep on.
 const WAKE_FOR_PRIORITIZED: &str = "
@@ -62,9 +71,9 @@ macro_rules! bullmq {
 }
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $constant:ident = $name:literal, $keys:literal, clock $clock:expr, pushes $pushes:expr, child $child:expr, after $after:expr;)*) => {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal, $keys:literal $(, $field:ident $value:expr)*;)*) => {
         $($(#[$doc])* pub static $constant: LazyLock<Script> = LazyLock::new(|| Script::wrap(&Source {
-            name: $name, keys: $keys, text: bullmq!($name, $keys), clock: $clock, pushes: $pushes, child: $child, after: $after,
+            name: $name, keys: $keys, text: bullmq!($name, $keys), $($field: $value,)* ..PLAIN
         }));)*
         /// All of them, for loading and for tests.
         pub fn all() -> Vec<&'static Script> {
@@ -75,42 +84,42 @@ macro_rules! scripts {
 
 scripts! {
     /// Fetch.
-    MOVE_TO_ACTIVE = "moveToActive", 11, clock Some(2), pushes true, child None, after "";
+    MOVE_TO_ACTIVE = "moveToActive", 11, clock Some(2), pushes true, fetches true;
     /// Finish, and fetch the next.
-    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12), after "";
-    /// Retry after a delay.
-    MOVE_TO_DELAYED = "moveToDelayed", 11, clock Some(2), pushes true, child None, after "";
+    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12), fetches true;
+    /// Retry after a delay, and fetch the next.
+    MOVE_TO_DELAYED = "moveToDelayed", 11, clock Some(2), pushes true, fetches true;
     /// Retry at once.
-    RETRY_JOB = "retryJob", 11, clock Some(2), pushes true, child None, after "";
+    RETRY_JOB = "retryJob", 11, clock Some(2), pushes true;
     /// Hand-back.
-    MOVE_JOB_FROM_ACTIVE_TO_WAIT = "moveJobFromActiveToWait", 9, clock None, pushes true, child None, after WAKE_FOR_PRIORITIZED;
+    MOVE_JOB_FROM_ACTIVE_TO_WAIT = "moveJobFromActiveToWait", 9, pushes true, after WAKE_FOR_PRIORITIZED;
     /// Renewal of all locks.
-    EXTEND_LOCKS = "extendLocks", 1, clock None, pushes false, child None, after "";
+    EXTEND_LOCKS = "extendLocks", 1;
     /// Stalled check.
-    MOVE_STALLED_JOBS_TO_WAIT = "moveStalledJobsToWait", 9, clock Some(3), pushes true, child None, after "";
+    MOVE_STALLED_JOBS_TO_WAIT = "moveStalledJobsToWait", 9, clock Some(3), pushes true;
     /// Add to `wait`.
-    ADD_STANDARD_JOB = "addStandardJob", 9, clock None, pushes true, child None, after "";
+    ADD_STANDARD_JOB = "addStandardJob", 9, pushes true;
     /// Add to `delayed`.
-    ADD_DELAYED_JOB = "addDelayedJob", 6, clock None, pushes false, child None, after "";
+    ADD_DELAYED_JOB = "addDelayedJob", 6;
     /// Add by priority.
-    ADD_PRIORITIZED_JOB = "addPrioritizedJob", 9, clock None, pushes false, child None, after "";
+    ADD_PRIORITIZED_JOB = "addPrioritizedJob", 9;
     /// Make or change a job scheduler.
-    ADD_JOB_SCHEDULER = "addJobScheduler", 11, clock Some(7), pushes true, child None, after "";
+    ADD_JOB_SCHEDULER = "addJobScheduler", 11, clock Some(7), pushes true;
     /// A job scheduler's next iteration.
-    UPDATE_JOB_SCHEDULER = "updateJobScheduler", 12, clock Some(5), pushes true, child None, after "";
+    UPDATE_JOB_SCHEDULER = "updateJobScheduler", 12, clock Some(5), pushes true;
     /// Bring back a failed or completed job.
-    REPROCESS_JOB = "reprocessJob", 9, clock None, pushes true, child None, after "";
+    REPROCESS_JOB = "reprocessJob", 9, pushes true;
     /// Remove a job scheduler and its next iteration.
-    REMOVE_JOB_SCHEDULER = "removeJobScheduler", 3, clock None, pushes false, child None, after "";
+    REMOVE_JOB_SCHEDULER = "removeJobScheduler", 3;
     /// A line in a job's log.
-    ADD_LOG = "addLog", 2, clock None, pushes false, child None, after "";
+    ADD_LOG = "addLog", 2;
     /// A job's progress.
-    UPDATE_PROGRESS = "updateProgress", 3, clock None, pushes false, child None, after "";
+    UPDATE_PROGRESS = "updateProgress", 3;
 }
 
 impl Script {
     fn wrap(source: &Source) -> Script {
-        let mut text = String::with_capacity(source.text.len() + 1500);
+        let mut text = String::with_capacity(source.text.len() + 2000);
         text.push_str("local function bullmq()\n");
         text.push_str(source.text);
         text.push_str("\nend\n");
@@ -118,8 +127,9 @@ impl Script {
             text.push_str(SETTLE);
         }
         if let Some(index) = source.clock {
+            // Seconds and the first three of six digits: a concatenation costs less than formatting a number.
             text.push_str(&format!(
-                "local time = redis.call('TIME')\nARGV[{index}] = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))\n"
+                "local time = redis.call('TIME')\nARGV[{index}] = time[1] .. string.sub('00000' .. time[2], -6, -4)\n"
             ));
         }
         if let Some(index) = source.child {
@@ -127,8 +137,15 @@ impl Script {
         }
         text.push_str("local result = bullmq()\n");
         if source.pushes {
-            let first = source.keys + 1;
-            text.push_str(&format!("settle(KEYS[{first}], KEYS[{}], KEYS[{}])\n", first + 1, first + 2));
+            let keys = source.keys;
+            let settle = format!("settle(KEYS[{}], KEYS[{}], KEYS[{}])\n", keys + 1, keys + 2, keys + 3);
+            if source.fetches {
+                text.push_str("if not (type(result) == 'table' and type(result[1]) == 'table') then\n  ");
+                text.push_str(&settle);
+                text.push_str("end\n");
+            } else {
+                text.push_str(&settle);
+            }
         }
         if source.child.is_some() {
             text.push_str(
