@@ -2,6 +2,7 @@
 
 use super::{
     Job, Queue,
+    answer::Answer,
     connection::{COMMAND_DEADLINE, CONNECT_DEADLINE, Link},
     error::Error,
     lease::{LOCK_DURATION, pack},
@@ -71,7 +72,7 @@ impl Queue {
                 &[keys.base.as_bytes(), b"", &options],
             )
             .await?;
-        read_fetched("moveToActive", answer, self.max_job_bytes)
+        read_fetched("moveToActive", &answer, self.max_job_bytes)
     }
 
     /// Why a fetch that found nothing did: the scripts do not tell a paused queue from an empty one.
@@ -114,70 +115,26 @@ pub(crate) fn lock_duration_ms() -> u64 {
     u64::try_from(LOCK_DURATION.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reads `{job or 0, id or 0, rate limit ms, next delayed ms}`. A job with more than `largest` bytes of data is a defect.
-pub(crate) fn read_fetched(script: &str, answer: Value, largest: usize) -> Result<Fetched, Error> {
-    let strange = |what: &str| Error::answer(script, format!("an answer that it does not give: {what}"));
-    let Value::Array(parts) = answer else {
+/// Reads the answer of a script that may give out a job. A job with more than `largest` bytes of data is a defect.
+pub(crate) fn read_fetched(script: &str, answer: &Value, largest: usize) -> Result<Fetched, Error> {
+    let Value::BulkString(packed) = answer else {
         return Ok(Fetched::Nothing(Wait::Empty));
     };
-    let mut parts = parts.into_iter();
-    let (job, id, limit, until) = (parts.next(), parts.next(), parts.next(), parts.next());
-    match job {
-        Some(Value::Array(flat)) => {
-            let id = text(id).ok_or_else(|| strange("a job without an id"))?;
-            Ok(Fetched::Job(Box::new(Job::read(id, &pairs(flat), largest))))
+    let strange = |what: String| Error::answer(script, format!("an answer that it does not give: {what}"));
+    let answer = Answer::read(packed).map_err(|error| strange(error.to_string()))?;
+    match answer.fields {
+        Some(fields) => {
+            // An id is any text; whether there is a job is told by the list before it, so "0" is an id like any other.
+            let id = answer.id.and_then(|id| str::from_utf8(id).ok());
+            let id = id.ok_or_else(|| strange("a job without an id".into()))?.to_string();
+            let pairs = fields.chunks_exact(2).map(|pair| (pair[0], pair[1]));
+            Ok(Fetched::Job(Box::new(Job::read(id, pairs, largest))))
         }
-        Some(Value::Map(entries)) => {
-            let id = text(id).ok_or_else(|| strange("a job without an id"))?;
-            let flat = entries.into_iter().flat_map(|(name, value)| [name, value]).collect();
-            Ok(Fetched::Job(Box::new(Job::read(id, &pairs(flat), largest))))
+        None if answer.limit_ms > 0.0 => {
+            Ok(Fetched::Nothing(Wait::RateLimited(Duration::from_millis(answer.limit_ms as u64))))
         }
-        Some(_) => {
-            let limit = integer(limit);
-            let until = integer(until);
-            Ok(Fetched::Nothing(if limit > 0 {
-                Wait::RateLimited(Duration::from_millis(u64::try_from(limit).unwrap_or(0)))
-            } else if until > 0 {
-                Wait::Until(until)
-            } else {
-                Wait::Empty
-            }))
-        }
-        None => Err(strange("an empty list")),
-    }
-}
-
-fn pairs(flat: Vec<Value>) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut pairs = Vec::with_capacity(flat.len() / 2);
-    let mut values = flat.into_iter();
-    while let (Some(name), Some(value)) = (values.next(), values.next()) {
-        if let (Some(name), Some(value)) = (bytes(name), bytes(value)) {
-            pairs.push((name, value));
-        }
-    }
-    pairs
-}
-
-fn bytes(value: Value) -> Option<Vec<u8>> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) => Some(text.into_bytes()),
-        Value::Int(number) => Some(number.to_string().into_bytes()),
-        _ => None,
-    }
-}
-
-/// An id; whether there is a job is told by the list before it, so "0" is an id like any other.
-fn text(value: Option<Value>) -> Option<String> {
-    value.and_then(bytes).and_then(|bytes| String::from_utf8(bytes).ok())
-}
-
-fn integer(value: Option<Value>) -> i64 {
-    match value {
-        Some(Value::Int(number)) => number,
-        Some(Value::Double(number)) => number as i64,
-        Some(Value::BulkString(bytes)) => String::from_utf8_lossy(&bytes).parse::<f64>().map_or(0, |n| n as i64),
-        _ => 0,
+        None if answer.until_ms >= 1.0 => Ok(Fetched::Nothing(Wait::Until(answer.until_ms as i64))),
+        None => Ok(Fetched::Nothing(Wait::Empty)),
     }
 }
 
@@ -185,32 +142,42 @@ fn integer(value: Option<Value>) -> i64 {
 mod tests {
     use super::*;
 
-    fn bulk(text: &str) -> Value {
-        Value::BulkString(text.as_bytes().to_vec())
+    /// An answer as Redis packs it.
+    fn packed(answer: impl serde::Serialize) -> Value {
+        Value::BulkString(pack(&answer).unwrap())
     }
 
     #[test]
     fn a_fetched_job_and_every_kind_of_nothing_are_read() {
-        let job = Value::Array(vec![bulk("name"), bulk("x"), bulk("ats"), bulk("1")]);
-        let answer = Value::Array(vec![job, bulk("7"), Value::Int(0), Value::Int(0)]);
-        assert!(matches!(read_fetched("s", answer, 100), Ok(Fetched::Job(job)) if job.id == "7" && job.name == "x"));
-        let nothing = |limit, until| {
-            let answer = Value::Array(vec![Value::Int(0), Value::Int(0), Value::Int(limit), Value::Int(until)]);
-            match read_fetched("s", answer, 100) {
-                Ok(Fetched::Nothing(wait)) => wait,
-                other => panic!("{other:?}"),
-            }
+        let answer = packed((["name", "x", "ats", "1"], "7", 0, 0));
+        assert!(matches!(read_fetched("s", &answer, 100), Ok(Fetched::Job(job)) if job.id == "7" && job.name == "x"));
+        let nothing = |answer: Value| match read_fetched("s", &answer, 100) {
+            Ok(Fetched::Nothing(wait)) => wait,
+            other => panic!("{other:?}"),
         };
-        assert_eq!(nothing(0, 0), Wait::Empty);
-        assert_eq!(nothing(0, 1_700_000_000_000), Wait::Until(1_700_000_000_000));
-        assert_eq!(nothing(250, 5), Wait::RateLimited(Duration::from_millis(250)));
+        assert_eq!(nothing(packed((0, 0, 0, 0))), Wait::Empty);
+        assert_eq!(nothing(packed((0, 0, 0, 1_700_000_000_000i64))), Wait::Until(1_700_000_000_000));
+        // A score that is no multiple of 4096 divided by it.
+        assert_eq!(nothing(packed((0, 0, 0, 1_700_000_000_000.25))), Wait::Until(1_700_000_000_000));
+        assert_eq!(nothing(packed((0, 0, 250, 5))), Wait::RateLimited(Duration::from_millis(250)));
+        assert_eq!(nothing(Value::Nil), Wait::Empty);
+        assert_eq!(nothing(Value::Int(0)), Wait::Empty);
+    }
+
+    #[test]
+    fn what_is_no_text_is_the_job_s_defect_and_no_error_of_the_answer() {
+        // [["name", "x", "data", <ff>], "7", 0, 0]
+        let mut bytes = vec![0x94, 0x94, 0xa4];
+        bytes.extend(b"name\xa1x\xa4data\xa1\xff\xa17\x00\x00");
+        let Ok(Fetched::Job(job)) = read_fetched("s", &Value::BulkString(bytes), 100) else { panic!("no job") };
+        assert!(job.defect.is_some_and(|reason| reason.contains("not UTF-8")));
     }
 
     #[test]
     fn strange_answers_are_errors_and_not_panics() {
-        assert!(read_fetched("s", Value::Array(vec![]), 100).is_err());
-        let no_id = Value::Array(vec![Value::Array(vec![bulk("name")]), Value::Nil]);
-        assert!(read_fetched("s", no_id, 100).is_err());
-        assert!(matches!(read_fetched("s", Value::Nil, 100), Ok(Fetched::Nothing(Wait::Empty))));
+        let no: [&str; 0] = [];
+        for strange in [packed(no), packed((["name"], 0, 0, 0)), packed("x"), Value::BulkString(vec![0xc1])] {
+            assert!(read_fetched("s", &strange, 100).is_err(), "{strange:?}");
+        }
     }
 }

@@ -209,7 +209,7 @@ impl Queue {
                 ],
             )
             .await?;
-        read_finished("moveToFinished", answer, self.max_job_bytes)
+        read_finished("moveToFinished", &answer, self.max_job_bytes)
     }
 
     async fn retry_now(&self, job: &Job, token: &str, reason: &Reason) -> Result<Finished, Error> {
@@ -244,7 +244,7 @@ impl Queue {
                 ],
             )
             .await?;
-        read_finished("retryJob", answer, self.max_job_bytes)
+        read_finished("retryJob", &answer, self.max_job_bytes)
     }
 
     async fn retry_later(
@@ -297,7 +297,7 @@ impl Queue {
                 ],
             )
             .await?;
-        read_finished("moveToDelayed", answer, self.max_job_bytes)
+        read_finished("moveToDelayed", &answer, self.max_job_bytes)
     }
 
     /// Gives an unfinished job back with its own token: it is the next to run, and no attempt is charged.
@@ -331,9 +331,9 @@ fn traces(reason: &Reason) -> Result<String, Error> {
     serde_json::to_string(&reason.stacktrace).map_err(|error| Error::answer("stacktrace", error.to_string()))
 }
 
-fn read_finished(script: &str, answer: Value, largest: usize) -> Result<Finished, Error> {
+fn read_finished(script: &str, answer: &Value, largest: usize) -> Result<Finished, Error> {
     Ok(match answer {
-        Value::Int(code) if code < 0 => Finished::Refused(Refusal::read(code)),
+        Value::Int(code) if *code < 0 => Finished::Refused(Refusal::read(*code)),
         Value::Int(_) | Value::Nil => Finished::Done(Fetched::Nothing(Wait::Empty)),
         other => Finished::Done(read_fetched(script, other, largest)?),
     })

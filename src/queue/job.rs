@@ -2,7 +2,6 @@
 
 use super::{json, options::Options};
 use serde_json::Value;
-use std::collections::HashMap;
 
 /// The reason that BullMQ's stalled check of a Node worker writes.
 const STALL_VERDICT: &str = "job stalled more than allowable limit";
@@ -46,45 +45,39 @@ pub struct Job {
 
 impl Job {
     /// Reads the fields of a hash, as `HGETALL` gives them.
-    pub fn read(id: String, fields: &[(Vec<u8>, Vec<u8>)], largest_data: usize) -> Job {
-        let map: HashMap<&[u8], &[u8]> =
-            fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice())).collect();
-        let text = |name: &str| map.get(name.as_bytes()).map(|value| String::from_utf8_lossy(value).into_owned());
-        let number = |name: &str| text(name).and_then(|value| value.parse::<f64>().ok()).filter(|n| n.is_finite());
-        let count = |name: &str| number(name).map_or(0, |n| n.max(0.0) as u32);
-        let name = text("name").unwrap_or_default();
-        let size = map.get("data".as_bytes()).map_or(0, |value| value.len());
-        let defect = if name.is_empty() {
-            Some("the job's hash has no name: it was removed, or written by hand".to_string())
-        } else if size == 0 {
-            // Every client writes at least "{}": an empty or missing field is a hash that lost something.
-            Some("the job's hash has no data: it was written by hand, or lost a part".to_string())
-        } else if size > largest_data {
-            Some(format!("the job's data has {size} bytes, more than the {largest_data} that are allowed"))
-        } else if map.get("data".as_bytes()).is_some_and(|value| std::str::from_utf8(value).is_err()) {
-            Some("the job's data is not UTF-8".to_string())
-        } else {
-            None
-        };
-        let countable = |name: &str| text(name).is_none_or(|value| value.len() <= 15 && value.parse::<i64>().is_ok());
-        Job {
-            name,
-            broken_fields: !["ats", "atm", "stc"].into_iter().all(countable)
-                || !text("parent").is_none_or(|value| is_parent(&value)),
-            data: if size > largest_data { String::new() } else { text("data").unwrap_or_default() },
-            options: Options::parse(text("opts").as_deref()),
-            timestamp_ms: number("timestamp").map_or(0, |n| n as i64),
-            attempts_made: count("atm"),
-            attempts_started: count("ats"),
-            processed_on_ms: number("processedOn").map_or(0, |n| n as i64),
-            stalled_count: count("stc"),
-            repeat_job_key: text("rjk").filter(|key| !key.is_empty()),
-            deferred_failure: text("defa").filter(|reason| !reason.is_empty()),
-            stacktrace: text("stacktrace").and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default(),
-            acknowledged: number(ACKNOWLEDGED_FIELD).map(|n| n as i64),
-            defect,
-            id,
+    pub fn read<'a>(id: String, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, largest_data: usize) -> Job {
+        let mut job = Job { id, ..Job::default() };
+        let mut data: &[u8] = b"";
+        for (name, value) in fields {
+            match name {
+                b"name" => job.name = text(value),
+                b"data" => data = value,
+                b"opts" => job.options = Options::parse(Some(&String::from_utf8_lossy(value))),
+                b"timestamp" => job.timestamp_ms = number(value).map_or(0, |n| n as i64),
+                b"processedOn" => job.processed_on_ms = number(value).map_or(0, |n| n as i64),
+                b"atm" => job.attempts_made = job.count(value),
+                b"ats" => job.attempts_started = job.count(value),
+                b"stc" => job.stalled_count = job.count(value),
+                b"parent" => job.broken_fields |= !is_parent(&String::from_utf8_lossy(value)),
+                b"rjk" => job.repeat_job_key = Some(text(value)).filter(|key| !key.is_empty()),
+                b"defa" => job.deferred_failure = Some(text(value)).filter(|reason| !reason.is_empty()),
+                b"stacktrace" => job.stacktrace = serde_json::from_str(&text(value)).unwrap_or_default(),
+                _ if name == ACKNOWLEDGED_FIELD.as_bytes() => job.acknowledged = number(value).map(|n| n as i64),
+                _ => {}
+            }
         }
+        job.defect = defect(&job.name, data, largest_data);
+        if data.len() <= largest_data {
+            job.data = text(data);
+        }
+        job
+    }
+
+    /// A counter, and a note if BullMQ's scripts will not be able to count it up.
+    fn count(&mut self, value: &[u8]) -> u32 {
+        let whole = value.len() <= 15 && str::from_utf8(value).is_ok_and(|text| text.parse::<i64>().is_ok());
+        self.broken_fields |= !whole;
+        number(value).map_or(0, |n| n.max(0.0) as u32)
     }
 
     /// The data as JSON.
@@ -131,13 +124,37 @@ fn is_parent(text: &str) -> bool {
     parent["id"].is_string() && parent["queueKey"].is_string()
 }
 
+/// Why a job with this name and data cannot be run at all, if so.
+fn defect(name: &str, data: &[u8], largest_data: usize) -> Option<String> {
+    let size = data.len();
+    if name.is_empty() {
+        Some("the job's hash has no name: it was removed, or written by hand".to_string())
+    } else if size == 0 {
+        // Every client writes at least "{}": an empty or missing field is a hash that lost something.
+        Some("the job's hash has no data: it was written by hand, or lost a part".to_string())
+    } else if size > largest_data {
+        Some(format!("the job's data has {size} bytes, more than the {largest_data} that are allowed"))
+    } else if str::from_utf8(data).is_err() {
+        Some("the job's data is not UTF-8".to_string())
+    } else {
+        None
+    }
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
+}
+
+fn number(value: &[u8]) -> Option<f64> {
+    str::from_utf8(value).ok()?.parse::<f64>().ok().filter(|n| n.is_finite())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(fields: &[(&str, &str)]) -> Job {
-        let fields: Vec<_> = fields.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).collect();
-        Job::read("7".into(), &fields, 100)
+        Job::read("7".into(), fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())), 100)
     }
 
     #[test]

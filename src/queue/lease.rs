@@ -268,7 +268,11 @@ pub fn uptime_ms() -> i64 {
 
 /// MessagePack, as the scripts unpack it.
 pub(crate) fn pack<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
-    rmp_serde::to_vec_named(value).map_err(|error| Error::answer("msgpack", error.to_string()))
+    let mut packed = Vec::with_capacity(192);
+    value
+        .serialize(&mut rmp_serde::Serializer::new(&mut packed).with_struct_map())
+        .map_err(|error| Error::answer("msgpack", error.to_string()))?;
+    Ok(packed)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod add;
 mod add_all;
+mod answer;
 pub mod connection;
 pub mod consumer;
 mod doubts;

@@ -10,8 +10,9 @@
 //!   each script that may push there, `wait` is moved behind `paused`, for our queue and for the queue of a finished
 //!   child's parent. A script that gave out a job has seen that our queue is not paused: it is spared.
 //!
-//! Redis runs scripts one at a time, and a call inside one costs it a microsecond or more: what runs for every job calls as
-//! little as it can.
+//! Redis runs scripts one at a time, and a call inside one costs it a microsecond or more. So what runs for every job
+//! calls as little as it can, and a job is answered as one piece of MessagePack: that is read in a tenth of the time that
+//! a list of twenty strings takes.
 
 use super::{connection::Link, error::Error};
 use redis::{Cmd, FromRedisValue, Value, aio::ConnectionLike};
@@ -47,7 +48,7 @@ struct Source {
     pushes: bool,
     /// Index in KEYS of the hash of a job whose parent's queue it may push to.
     child: Option<usize>,
-    /// Whether it may give out a job.
+    /// Whether it may give out a job: what it answers is one string of MessagePack then.
     fetches: bool,
     /// More Lua to run after it.
     after: &'static str,
@@ -155,6 +156,9 @@ impl Script {
             );
         }
         text.push_str(source.after);
+        if source.fetches {
+            text.push_str("if type(result) == 'table' then return cmsgpack.pack(result) end\n");
+        }
         text.push_str("return result\n");
         Script::new(source.name, source.keys, source.pushes, text)
     }
@@ -188,8 +192,10 @@ impl Script {
     fn command(&self, verb: &str, script: &str, keys: &[&str], settle: [&str; 3], arguments: &[&[u8]]) -> Cmd {
         debug_assert_eq!(keys.len(), self.keys, "{}", self.name);
         let number = keys.len() + if self.pushes { settle.len() } else { 0 };
-        let mut command = redis::cmd(verb);
-        command.arg(script).arg(number).arg(keys);
+        let length: usize = keys.iter().map(|key| key.len()).chain(arguments.iter().map(|a| a.len())).sum();
+        // Three settle keys, the script and the number beside them.
+        let mut command = Cmd::with_capacity(keys.len() + arguments.len() + 6, length + script.len() + 200);
+        command.arg(verb).arg(script).arg(number).arg(keys);
         if self.pushes {
             command.arg(&settle[..]);
         }
