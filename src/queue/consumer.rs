@@ -16,7 +16,10 @@ use super::{
 use crate::events;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 /// How often the loop shows that it lives while every slot has a job, and asks again while it holds.
 const LOOK: Duration = Duration::from_millis(500);
@@ -46,7 +49,9 @@ pub struct Parts {
 }
 
 /// Fetches and runs jobs until told to stop.
-pub struct Consumer {
+pub struct Consumer(Arc<FetchLoop>);
+
+struct FetchLoop {
     shared: Arc<Shared>,
     blocking: Link,
     concurrency: usize,
@@ -56,24 +61,38 @@ pub struct Consumer {
 impl Consumer {
     /// A consumer that fetches nothing once `stop` is cancelled.
     pub fn new(parts: Parts, stop: CancellationToken) -> Consumer {
-        Consumer {
+        let shared = Shared {
+            queue: parts.queue,
+            leases: parts.leases,
+            pulse: parts.pulse,
+            processor: parts.processor,
+            worker: parts.worker,
+            stop,
+            doubts: Doubts::default(),
+        };
+        Consumer(Arc::new(FetchLoop {
             blocking: parts.blocking,
             concurrency: parts.concurrency.max(1),
             slots: TaskTracker::new(),
-            shared: Arc::new(Shared {
-                queue: parts.queue,
-                leases: parts.leases,
-                pulse: parts.pulse,
-                processor: parts.processor,
-                worker: parts.worker,
-                stop,
-                doubts: Doubts::default(),
-            }),
-        }
+            shared: Arc::new(shared),
+        }))
     }
 
     /// Fetches until stopped; returns when the last running job has ended.
     pub async fn run(&self) {
+        // A task of its own, which runs where the connections do. The caller may be what the runtime's first thread blocks
+        // on, and to wake a thread for every answer takes longer than the answer.
+        let looping = tokio::spawn(Arc::clone(&self.0).run());
+        if let Err(error) = AbortOnDropHandle::new(looping).await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+impl FetchLoop {
+    async fn run(self: Arc<Self>) {
         let stop = self.shared.stop.clone();
         let house = tokio::spawn({
             let shared = Arc::clone(&self.shared);
