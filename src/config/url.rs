@@ -69,6 +69,8 @@ fn some(text: String) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+    use proptest::prelude::*;
 
     #[test]
     fn pieces_are_decoded() {
@@ -107,6 +109,25 @@ mod tests {
         ] {
             let error = parse(url).err().unwrap_or_else(|| panic!("{url}"));
             assert!(!error.contains("cret"), "{error}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn hostile_urls_are_read_or_refused_in_one_of_two_sentences(text in "(postgres|redis|rediss|unix)?(://|:)?[a-z0-9:@/%?#&=. é\\[\\]-]{0,24}") {
+            match parse(&text) {
+                Ok(url) => prop_assert!(!url.scheme.is_empty()),
+                Err(why) => prop_assert!(why.contains("not")),
+            }
+        }
+
+        #[test]
+        fn what_is_encoded_comes_back(user in "[^\0]{1,12}", password in "[^\0]{1,12}") {
+            let encoded = |text: &str| percent_encode(text.as_bytes(), NON_ALPHANUMERIC).to_string();
+            let url = parse(&format!("redis://{}:{}@h:1/2", encoded(&user), encoded(&password))).unwrap();
+            prop_assert_eq!((url.user, url.password), (Some(user), Some(password)));
         }
     }
 }

@@ -8,6 +8,9 @@ use serde::{
 };
 use std::fmt;
 
+/// Room for so many names and values is made at once at most, whatever length the answer claims to have.
+const MOST_FIELDS: usize = 64;
+
 /// The four parts.
 #[derive(Debug)]
 pub(super) struct Answer<'a> {
@@ -72,7 +75,7 @@ impl<'de> Visitor<'de> for PartVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Vec::with_capacity(list.size_hint().unwrap_or(0));
+        let mut fields = Vec::with_capacity(list.size_hint().unwrap_or(0).min(MOST_FIELDS));
         while let Some(part) = list.next_element::<Part<'de>>()? {
             match part {
                 Part::Text(text) => fields.push(text),

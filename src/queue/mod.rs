@@ -12,6 +12,8 @@ mod doubts;
 pub mod error;
 pub mod fetch;
 pub mod finish;
+#[cfg(test)]
+pub(crate) mod hostile;
 pub mod job;
 mod json;
 pub mod keys;

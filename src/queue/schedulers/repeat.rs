@@ -113,6 +113,8 @@ fn date(value: &Value) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::hostile::json_with;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn read(value: Value) -> Repeat {
@@ -150,5 +152,26 @@ mod tests {
         assert_eq!(later.next_by_pattern("0 0 * * *", 0), Next::At(172_800_000));
         assert!(matches!(read(json!({"tz": "Mars/Base"})).next_by_pattern("* * * * *", 0), Next::Unreadable(_)));
         assert!(matches!(read(json!({"tz": "UTC"})).next_by_pattern("99 * * * *", 0), Next::Unreadable(_)));
+    }
+
+    const NAMES: [&str; 11] =
+        ["pattern", "cron", "every", "tz", "limit", "count", "startDate", "endDate", "offset", "jobId", "hashSeed"];
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn hostile_options_have_a_later_tick_or_none(value in json_with(&NAMES), now in any::<i64>()) {
+            let empty = Map::new();
+            let repeat = Repeat::read(value.as_object().unwrap_or(&empty));
+            prop_assert!(repeat.count >= 0 && repeat.next_count() > 0);
+            prop_assert!(repeat.every.is_none_or(|every| every > 0));
+            let _ = repeat.is_over(now);
+            if let Some(pattern) = repeat.pattern.as_deref()
+                && let Next::At(next) = repeat.next_by_pattern(pattern, now)
+            {
+                prop_assert!(next > now, "{next} is not after {now}");
+            }
+        }
     }
 }
