@@ -25,11 +25,16 @@ impl Stored {
         self.fields.get("name").map_or_else(|| self.id.split(':').next().unwrap_or_default(), String::as_str)
     }
 
-    /// Whether it still announces iterations: its next one is there, or was due so lately that a backlog explains it. One
-    /// whose chain ended (its limit, its end date, a client that did not continue it) stays in the set for ever.
+    /// Whether it still announces iterations: its next one is there, or was due a moment ago, so that it may be being made.
+    /// One whose chain ended (its limit, its end date, a client that did not continue it) stays in the set for ever.
+    ///
+    /// Of an old repeatable without a hash the iterations cannot be found by its key. There a day is waited, which a backlog
+    /// explains.
     pub(super) fn goes_on(&self, now_ms: i64) -> bool {
+        const MOMENT_MS: f64 = 60.0 * 1000.0;
         const BACKLOG_MS: f64 = 24.0 * 3600.0 * 1000.0;
-        self.alive || self.score.parse::<f64>().is_ok_and(|due| due > now_ms as f64 - BACKLOG_MS)
+        let patience = if self.fields.is_empty() { BACKLOG_MS } else { MOMENT_MS };
+        self.alive || self.score.parse::<f64>().is_ok_and(|due| due > now_ms as f64 - patience)
     }
 
     /// A field of the hash, read as JSON; an empty object where there is none.

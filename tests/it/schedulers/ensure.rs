@@ -235,18 +235,20 @@ async fn a_pattern_that_cannot_be_read_is_an_error_and_changes_nothing() {
 async fn a_schedule_of_somebody_else_that_ended_does_not_silence_ours() {
     let mut bench = Bench::start().await;
     let now = bench.queue.now_ms().await.unwrap();
-    // A repeatable of npm 5 whose chain ended two days ago, and one that was due an hour ago and waits in a backlog.
-    let (key, entry) = (format!("{}:old", bench.queue.keys.repeat), bench.queue.keys.repeat.clone());
-    let mut connection = bench.redis.connection().await;
-    let set = |score: i64| {
-        let mut pipe = redis::pipe();
-        pipe.cmd("ZADD").arg(&entry).arg(score).arg("old").ignore();
-        pipe.cmd("HSET").arg(&key).arg(&["name", "nightly", "pattern", "0 1 * * *"]).ignore();
-        pipe
+    let set = async |bench: &mut Bench, id: &str, due: i64| {
+        let () = bench.ask(&["DEL", "bull:workflow-scheduler:repeat"]).await;
+        let () = bench.ask(&["ZADD", "bull:workflow-scheduler:repeat", &due.to_string(), id]).await;
     };
-    set(now - 2 * DAY).exec_async(&mut connection).await.unwrap();
+    // A repeatable of npm 5 without its next iteration, for two minutes, or only for a moment.
+    let hash = "bull:workflow-scheduler:repeat:old";
+    let () = bench.ask(&["HSET", hash, "name", "nightly", "pattern", "0 1 * * *"]).await;
+    set(&mut bench, "old", now - 120_000).await;
     assert!(matches!(done(&bench.queue, &[nightly("30 2 * * *")]).await, Done::Added(_)));
-    set(now - 3_600_000).exec_async(&mut connection).await.unwrap();
+    set(&mut bench, "old", now - 1000).await;
     assert_eq!(done(&bench.queue, &[nightly("30 2 * * *")]).await, Done::LeftTo("old".into()));
-    assert_eq!(bench.delayed().await, Vec::<String>::new());
+    // An older one, whose iterations have other ids, and which may wait in a backlog.
+    set(&mut bench, "nightly::::0 1 * * *", now - 3_600_000).await;
+    assert_eq!(done(&bench.queue, &[nightly("30 2 * * *")]).await, Done::LeftTo("nightly::::0 1 * * *".into()));
+    set(&mut bench, "nightly::::0 1 * * *", now - 2 * DAY).await;
+    assert!(matches!(done(&bench.queue, &[nightly("30 2 * * *")]).await, Done::Added(_)));
 }
