@@ -67,6 +67,27 @@ fn the_man_page_names_every_variable_with_its_default() {
 }
 
 #[test]
+fn readme_s_table_names_every_variable_with_its_default() {
+    let settings = README.split("\n## Settings\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut found = Vec::new();
+    for row in settings.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let names: Vec<&str> = cells[1].split(' ').map(|name| name.trim_matches('`')).collect();
+        // One per name; a dash for none, and an expression with blanks between backquotes.
+        let defaults: Vec<&str> = match cells[2].strip_prefix('`') {
+            Some(one) => vec![one.trim_end_matches('`')],
+            None => cells[2].split_whitespace().collect(),
+        };
+        assert_eq!(names.len(), defaults.len(), "{row}");
+        found.extend(names.into_iter().zip(defaults));
+    }
+    found.sort_unstable();
+    let mut known: Vec<_> = VARIABLES.iter().map(|v| (v.name, v.default.unwrap_or("–"))).collect();
+    known.sort_unstable();
+    assert_eq!(found, known);
+}
+
+#[test]
 fn the_shipped_example_passes_as_it_is_and_uncommented() {
     let uncommented = assignments().iter().fold(EXAMPLE.to_string(), |text, (_, name, value)| {
         text.replace(&format!("\n#{name}={value}\n"), &format!("\n{name}={value}\n"))
