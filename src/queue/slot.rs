@@ -1,5 +1,7 @@
 //! One slot: a job from its fetch to its end, and the next one that the end brought.
 
+mod verdict;
+
 use super::{
     Error, Job, Queue,
     connection::Backoff,
@@ -11,12 +13,12 @@ use super::{
     processor::{Execution, Failure, Outcome, Processor},
     pulse::{Pulse, Tally},
     schedulers,
-    state::Place,
 };
 use crate::events;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
+use verdict::{Before, Verdict};
 
 /// How long a cancelled handler and its notes may take to let go before its job is handed back all the same.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -212,46 +214,6 @@ impl Shared {
         }
     }
 
-    /// What a refusal means. With a call before it whose answer was lost, a job that is gone or moved on is what that
-    /// call did.
-    async fn judge(&self, job: &Job, lease: &Lease, refusal: Refusal, before: Before) -> Verdict {
-        let lost = |why: &str| Verdict::Lost(why.to_string());
-        match refusal {
-            Refusal::PendingChildren => Verdict::Instead(Failure::again("the job has children that are pending")),
-            Refusal::FailedChildren => Verdict::Instead(Failure::for_good("the job has failed children")),
-            Refusal::OthersLock if before == Before::Requeued => Verdict::Done,
-            Refusal::OthersLock => lost("another worker holds its lock"),
-            Refusal::Unknown(code) => lost(&format!("the script answered {code}")),
-            Refusal::Missing if before != Before::Nothing => Verdict::Done,
-            Refusal::Missing => lost("its hash is gone: it was removed"),
-            Refusal::NoLock | Refusal::NotActive => match self.place(&job.id).await {
-                Place::Finished if before != Before::Nothing => Verdict::Done,
-                Place::Waiting if before == Before::Requeued => Verdict::Done,
-                Place::Active => match self.queue.relock(&job.id, &lease.token).await {
-                    Ok(true) => Verdict::Again,
-                    Ok(false) => lost("another worker holds its lock"),
-                    Err(error) if error.is_unavailable() => Verdict::Again,
-                    Err(error) => lost(&error.to_string()),
-                },
-                place => lost(&format!("it is {place} although this worker held it")),
-            },
-        }
-    }
-
-    async fn place(&self, id: &str) -> Place {
-        let mut backoff = Backoff::default();
-        loop {
-            match self.queue.place(id).await {
-                Ok(place) => return place,
-                Err(error) if error.is_unavailable() => tokio::time::sleep(backoff.next_delay()).await,
-                Err(error) => {
-                    tracing::error!("the job's state cannot be read: {error}");
-                    return Place::Nowhere;
-                }
-            }
-        }
-    }
-
     /// Where the lock is still ours although the lease is lost, nobody works on the job: it need not wait until the lock
     /// expires. Where it is not, the script refuses.
     async fn let_go(&self, job: &Job, lease: &Lease) {
@@ -360,34 +322,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// What a call before this one, whose answer was lost, would have done with the job.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Before {
-    /// There was none.
-    Nothing,
-    /// Ended it.
-    Ended,
-    /// Put it back into the queue, where others may have taken it since.
-    Requeued,
-}
-
-impl Before {
-    fn call(sent: bool, requeues: bool) -> Before {
-        match (sent, requeues) {
-            (false, _) => Before::Nothing,
-            (true, false) => Before::Ended,
-            (true, true) => Before::Requeued,
-        }
-    }
-}
-
-enum Verdict {
-    Done,
-    Again,
-    Instead(Failure),
-    Lost(String),
 }
 
 /// Whether a failure is for good, or how long to wait for the next attempt.
