@@ -21,6 +21,11 @@ impl Doubts {
     /// Waits for a doubt; how many have been raised so far.
     pub(super) async fn raised(&self) -> u64 {
         self.news.notified().await;
+        self.count()
+    }
+
+    /// How many have been raised so far.
+    pub(super) fn count(&self) -> u64 {
         self.raised.load(Ordering::Acquire)
     }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const SOON: Duration = Duration::from_secs(15);
 
 /// What the slice uses, in percent of its limit.
-fn set(root: &Path, percent: u64) {
+pub(crate) fn set(root: &Path, percent: u64) {
     let folder = root.join("floh.slice");
     // The kernel's files change at once; these do so by a rename.
     fs::write(folder.join("new"), format!("{}\n", percent * 1_000_000)).unwrap();
@@ -20,7 +20,7 @@ fn set(root: &Path, percent: u64) {
 }
 
 /// The slice has a limit, the unit in it has none.
-fn start(fleet: &Fleet, percent: u64) -> (TempDir, Worker) {
+pub(crate) fn start(fleet: &Fleet, percent: u64) -> (TempDir, Worker) {
     let root = tempfile::tempdir().unwrap();
     let (slice, unit) = ("floh.slice", "floh.slice/floh-worker@1.service");
     fs::create_dir_all(root.path().join(unit)).unwrap();
