@@ -104,12 +104,7 @@ impl FetchLoop {
         let stop = self.shared.stop.clone();
         let house = tokio::spawn({
             let shared = Arc::clone(&self.shared);
-            async move {
-                while let Err(panic) = panics::catch(Arc::clone(&shared).keep_house()).await {
-                    tracing::error!("the housekeeping begins again: {}", panic.message);
-                    tokio::time::sleep(LOOK).await;
-                }
-            }
+            async move { shared.keep_house().await }
         });
         self.fetch_loop(&stop).await;
         self.shared.pulse.turn(Condition::Draining);
@@ -253,12 +248,12 @@ fn tell_return(backoff: &mut Backoff) {
 
 impl Shared {
     /// Stalled checks, the look for jobs of lost answers, the slow sweep, and an eye on the sentinels.
-    async fn keep_house(self: Arc<Self>) {
+    async fn keep_house(&self) {
         tokio::join!(
-            self.check_stalled_for_ever(),
-            self.look_for_orphans_for_ever(),
-            self.sweep_for_ever(),
-            self.queue.link.follow_primary()
+            panics::again("the stalled check", || self.check_stalled_for_ever()),
+            panics::again("the look for jobs of lost answers", || self.look_for_orphans_for_ever()),
+            panics::again("the search for lost jobs", || self.sweep_for_ever()),
+            panics::again("the eye on the sentinels", || self.queue.link.follow_primary())
         );
     }
 

@@ -21,6 +21,7 @@ use crate::{
         connection::{Fate, Link},
         consumer::{Consumer, Parts},
         lease::{Leases, Renewer},
+        panics,
         pulse::{Pulse, Tally},
     },
     store::{Notices, Store, StoreError},
@@ -148,12 +149,16 @@ impl Daemon {
         }
         let runner = Arc::new(self.runner(&stop_fetching));
         let upkeep = tokio::spawn(
-            Upkeep::new(&self.instance, &self.leases, &self.store, &self.queue, &self.notices, &self.config).run(),
+            Upkeep::new(&self.instance, &self.leases, &self.store, &self.queue, &self.notices, &runner, &self.config)
+                .run(),
         );
         let cancel = tokio::spawn({
             let (store, notices, runner) = (self.store.clone(), Arc::clone(&self.notices), Arc::clone(&runner));
             let invocation = self.leases.invocation();
-            async move { cancel::run(&store, &notices, invocation, &runner).await }
+            async move {
+                panics::again("the look for jobs to cancel", || cancel::run(&store, &notices, invocation, &runner))
+                    .await;
+            }
         });
         let watch = tokio::spawn({
             let watch = Watch::new(&self.manager, &self.pulse, &self.leases, &stop_fetching);
