@@ -4,7 +4,10 @@
 //! A probe can succeed where the next job fails again (a full disk has room for a small write). So each opening lasts
 //! longer than the one before, until a job has gone well.
 
-use super::holds::{Cause, Holds};
+use super::{
+    Runner,
+    holds::{Cause, Holds},
+};
 use crate::{events, store::Store};
 use std::{
     sync::{
@@ -21,6 +24,13 @@ const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(10);
 /// The longest pause between two probes.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Runner {
+    /// Something beside the jobs found that PostgreSQL is not available: none is fetched until it is.
+    pub fn database_is_away(&self, why: &str) {
+        self.circuit.trip(why);
+    }
+}
 
 /// The circuit in front of PostgreSQL.
 pub(super) struct Circuit {

@@ -29,6 +29,8 @@ const LOOKS_AFTER_ERROR: [Duration; 4] =
 
 /// The same at the end, where nothing is fetched any more.
 const LAST_LOOKS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(500)];
+/// How long the end waits for them: what they do not find, the next life of the instance gives back.
+const LAST_LOOKS_TIME: Duration = Duration::from_secs(2);
 
 /// What a consumer is made of.
 pub struct Parts {
@@ -89,6 +91,12 @@ impl Consumer {
             std::panic::resume_unwind(panic);
         }
     }
+
+    /// Whether calls that had no answer may have taken jobs which nobody has looked for.
+    pub fn is_in_doubt(&self) -> bool {
+        let shared = &self.0.shared;
+        shared.doubts.are_open() || shared.leases.is_fetching()
+    }
 }
 
 impl FetchLoop {
@@ -96,12 +104,7 @@ impl FetchLoop {
         let stop = self.shared.stop.clone();
         let house = tokio::spawn({
             let shared = Arc::clone(&self.shared);
-            async move {
-                while let Err(panic) = panics::catch(Arc::clone(&shared).keep_house()).await {
-                    tracing::error!("the housekeeping begins again: {}", panic.message);
-                    tokio::time::sleep(LOOK).await;
-                }
-            }
+            async move { shared.keep_house().await }
         });
         self.fetch_loop(&stop).await;
         self.shared.pulse.turn(Condition::Draining);
@@ -111,7 +114,11 @@ impl FetchLoop {
         self.slots.wait().await;
         // What a lost answer took would wait for its lock to expire: nobody else knows our tokens.
         if self.shared.doubts.are_open() {
-            self.shared.look_for_orphans(&LAST_LOOKS).await;
+            let seen = self.shared.doubts.count();
+            let looks = self.shared.look_for_orphans(&LAST_LOOKS);
+            if tokio::time::timeout(LAST_LOOKS_TIME, looks).await.is_ok() {
+                self.shared.doubts.settle(seen);
+            }
         }
         house.abort();
     }
@@ -241,12 +248,12 @@ fn tell_return(backoff: &mut Backoff) {
 
 impl Shared {
     /// Stalled checks, the look for jobs of lost answers, the slow sweep, and an eye on the sentinels.
-    async fn keep_house(self: Arc<Self>) {
+    async fn keep_house(&self) {
         tokio::join!(
-            self.check_stalled_for_ever(),
-            self.look_for_orphans_for_ever(),
-            self.sweep_for_ever(),
-            self.queue.link.follow_primary()
+            panics::again("the stalled check", || self.check_stalled_for_ever()),
+            panics::again("the look for jobs of lost answers", || self.look_for_orphans_for_ever()),
+            panics::again("the search for lost jobs", || self.sweep_for_ever()),
+            panics::again("the eye on the sentinels", || self.queue.link.follow_primary())
         );
     }
 

@@ -18,9 +18,16 @@ impl Doubts {
         self.news.notify_one();
     }
 
-    /// Waits for a doubt; how many have been raised so far.
+    /// Waits until a doubt is open; how many have been raised so far.
     pub(super) async fn raised(&self) -> u64 {
-        self.news.notified().await;
+        while !self.are_open() {
+            self.news.notified().await;
+        }
+        self.count()
+    }
+
+    /// How many have been raised so far.
+    pub(super) fn count(&self) -> u64 {
         self.raised.load(Ordering::Acquire)
     }
 

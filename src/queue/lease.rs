@@ -222,6 +222,11 @@ impl Leases {
         book.fetching.contains(token) || book.held.values().any(|lease| lease.token == token)
     }
 
+    /// Whether the answer to a fetch is awaited.
+    pub fn is_fetching(&self) -> bool {
+        !self.book().fetching.is_empty()
+    }
+
     /// The leases held now.
     pub fn held(&self) -> Vec<Arc<Lease>> {
         self.book().held.values().cloned().collect()

@@ -1,7 +1,10 @@
 //! Panics become failures with a reason and a stack.
 
 use futures_util::FutureExt;
-use std::{any::Any, backtrace::Backtrace, cell::RefCell, future::Future, panic::AssertUnwindSafe};
+use std::{any::Any, backtrace::Backtrace, cell::RefCell, future::Future, panic::AssertUnwindSafe, time::Duration};
+
+/// How long something that panicked rests before it begins again.
+const REST: Duration = Duration::from_millis(500);
 
 thread_local! {
     static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -40,6 +43,14 @@ pub async fn catch<T>(future: impl Future<Output = T>) -> Result<T, Panic> {
         .map_err(|payload| Panic { message: text(payload.as_ref()), stack: LAST.with(|last| last.borrow_mut().take()) })
 }
 
+/// Runs what has no end: after a panic it begins again, with a line in the log and a pause.
+pub async fn again<F: Future<Output = ()>>(what: &str, mut begin: impl FnMut() -> F) {
+    while let Err(panic) = catch(begin()).await {
+        tracing::error!("{what} begins again after a panic: {}", panic.message);
+        tokio::time::sleep(REST).await;
+    }
+}
+
 fn text(payload: &(dyn Any + Send)) -> String {
     payload
         .downcast_ref::<&str>()
@@ -51,6 +62,7 @@ fn text(payload: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{cell::Cell, time::Instant};
 
     #[tokio::test]
     async fn a_panic_is_an_error_with_its_message() {
@@ -61,5 +73,22 @@ mod tests {
         })
         .await;
         assert_eq!(caught.unwrap_err().message, "no luck");
+    }
+
+    #[tokio::test]
+    async fn what_panics_begins_again_after_a_rest_and_its_neighbours_go_on() {
+        let (begun, since) = (Cell::new(0), Instant::now());
+        let fragile = again("the fragile one", || async {
+            begun.set(begun.get() + 1);
+            assert!(begun.get() > 3, "not yet");
+        });
+        let steady = async {
+            tokio::time::sleep(REST / 2).await;
+            begun.get()
+        };
+        let ((), meanwhile) = tokio::join!(fragile, steady);
+        assert_eq!(meanwhile, 1, "it does not spin");
+        assert_eq!(begun.get(), 4);
+        assert!(since.elapsed() >= REST * 3, "{:?}", since.elapsed());
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         connection::{Fate, Link},
         consumer::{Consumer, Parts},
         lease::{Leases, Renewer},
+        panics,
         pulse::{Pulse, Tally},
     },
     store::{Notices, Store, StoreError},
@@ -148,12 +149,16 @@ impl Daemon {
         }
         let runner = Arc::new(self.runner(&stop_fetching));
         let upkeep = tokio::spawn(
-            Upkeep::new(&self.instance, &self.leases, &self.store, &self.queue, &self.notices, &self.config).run(),
+            Upkeep::new(&self.instance, &self.leases, &self.store, &self.queue, &self.notices, &runner, &self.config)
+                .run(),
         );
         let cancel = tokio::spawn({
             let (store, notices, runner) = (self.store.clone(), Arc::clone(&self.notices), Arc::clone(&runner));
             let invocation = self.leases.invocation();
-            async move { cancel::run(&store, &notices, invocation, &runner).await }
+            async move {
+                panics::again("the look for jobs to cancel", || cancel::run(&store, &notices, invocation, &runner))
+                    .await;
+            }
         });
         let watch = tokio::spawn({
             let watch = Watch::new(&self.manager, &self.pulse, &self.leases, &stop_fetching);
@@ -170,6 +175,14 @@ impl Daemon {
             exit = self.consume(&consumer, &runner, &mut signals, &stop_fetching) => exit,
             never = self.clear_up() => match never {},
         };
+        // While nothing was held, a call whose answer was lost may have taken a job. Also of an end that abandoned jobs the
+        // next life has to know.
+        let in_doubt = consumer.is_in_doubt();
+        if in_doubt {
+            tracing::warn!(
+                "Redis left calls unanswered: what they may have taken, the next life of the instance gives back"
+            );
+        }
         stop_renewing.cancel();
         upkeep.abort();
         cancel.abort();
@@ -187,8 +200,8 @@ impl Daemon {
             self.pulse.total(Tally::Failed),
             self.pulse.total(Tally::HandedBack)
         );
-        // Of an end that abandoned jobs the next life has to know.
         if exit != Exit::Internal
+            && !in_doubt
             && let Some(state) = self.state
         {
             state.end();
@@ -228,7 +241,9 @@ impl Daemon {
         tokio::select! {
             () = &mut consuming => return clean,
             signal = signals.next() => tracing::warn!("{signal} again: running jobs are handed back now"),
-            () = tokio::time::sleep(patience) => tracing::warn!("the time to finish is over: running jobs are handed back"),
+            () = tokio::time::sleep(patience) => {
+                tracing::warn!("the time to finish is over: {} running jobs are handed back", self.leases.held().len());
+            }
         }
         self.leases.interrupt_all();
         tokio::select! {

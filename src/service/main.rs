@@ -27,7 +27,10 @@ pub fn main() -> Exit {
     };
     let log = journal::init(LogLevel::Info, Some(&arguments.instance));
     if let Err(why) = check_instance(&arguments.instance) {
-        tracing::error!("{why}");
+        // The record of an end follows a start that has said so.
+        if !arguments.record_end {
+            tracing::error!("{why}");
+        }
         return Exit::Usage;
     }
     if arguments.record_end {

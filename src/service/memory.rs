@@ -55,10 +55,10 @@ pub async fn run(runner: &Runner, pulse: &Pulse) -> String {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Some(pressure) = pressure(&groups)
-            && watch.see(&pressure, runner.holds())
-        {
-            return pressure.to_string();
+        match pressure(&groups) {
+            Some(pressure) if watch.see(&pressure, runner.holds()) => return pressure.to_string(),
+            Some(_) => {}
+            None => watch.unlimited(runner.holds()),
         }
     }
 }
@@ -88,6 +88,15 @@ impl Watch {
             tracing::error!(message_id = events::MEMORY_PRESSURE, "the worker is started anew: {pressure}");
         }
         restart
+    }
+
+    /// There is no limit, or none any more.
+    fn unlimited(&mut self, holds: &Holds) {
+        if self.holding {
+            tracing::info!("jobs are taken again: the memory has no limit any more");
+        }
+        (self.holding, self.had_room) = (false, true);
+        holds.set(Cause::Memory, None);
     }
 }
 
@@ -177,6 +186,8 @@ mod tests {
         assert_eq!([74.0, 79.0, 80.0].map(&mut see), [(false, false); 3]);
         assert_eq!([81.0, 94.0, 75.5].map(&mut see), [(false, true); 3]);
         assert_eq!(see(96.0), (true, true));
+        watch.unlimited(&holds);
+        assert_eq!((holds.why(), watch.holding), (None, false), "a limit that is taken away holds nobody");
     }
 
     #[test]

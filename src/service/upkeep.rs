@@ -4,16 +4,18 @@
 use super::listener;
 use crate::{
     config::Config,
-    jobs::{self, Reconciler, Sender, Trouble, catch_up},
+    jobs::{self, Reconciler, Runner, Sender, Trouble, catch_up},
     queue::{
         Queue,
         connection::Backoff,
         lease::Leases,
+        panics,
         schedulers::{self, Builtin, Done, Outcome},
     },
     store::{Notices, Store, StoreError, WorkerInstance},
 };
 use std::{sync::Arc, time::Duration};
+use tokio::sync::Notify;
 
 /// How often the instance says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -36,6 +38,9 @@ pub struct Upkeep {
     store: Store,
     queue: Arc<Queue>,
     notices: Arc<Notices>,
+    runner: Arc<Runner>,
+    /// The session that listens has ended.
+    lost: Notify,
     schedulers: Vec<Builtin>,
     sender: Sender,
     reconciler: Reconciler,
@@ -49,6 +54,7 @@ impl Upkeep {
         store: &Store,
         queue: &Arc<Queue>,
         notices: &Arc<Notices>,
+        runner: &Arc<Runner>,
         config: &Config,
     ) -> Upkeep {
         Upkeep {
@@ -62,21 +68,23 @@ impl Upkeep {
             store: store.clone(),
             queue: Arc::clone(queue),
             notices: Arc::clone(notices),
+            runner: Arc::clone(runner),
+            lost: Notify::new(),
             schedulers: jobs::schedulers(config),
             sender: Sender::new(store, queue, notices),
             reconciler: Reconciler::new(store, queue),
         }
     }
 
-    /// For ever.
+    /// For ever. A mistake in one of them ends neither it nor the others.
     pub async fn run(self) {
         tokio::join!(
-            self.register_schedulers(),
-            self.sender.run(),
-            self.reconciler.run(),
-            self.beat(),
-            self.prune(),
-            listener::run(&self.store, &self.notices)
+            panics::again("the care for the schedulers", || self.register_schedulers()),
+            panics::again("the sender of the outbox", || self.sender.run()),
+            panics::again("the comparison of outbox and queue", || self.reconciler.run()),
+            panics::again("the heartbeat", || self.beat()),
+            panics::again("the removal of old rows", || self.prune()),
+            panics::again("the listener", || listener::run(&self.store, &self.notices, &self.lost))
         );
     }
 
@@ -136,12 +144,19 @@ impl Upkeep {
         }
     }
 
+    /// An idle worker learns by its heartbeat that PostgreSQL is away, and need not fetch a job to find out.
     async fn beat(&self) {
         loop {
             if let Err(error) = self.store.heartbeat(&self.instance).await {
                 tracing::debug!("no heartbeat: {error}");
+                if error.is_unavailable() {
+                    self.runner.database_is_away(&error.to_string());
+                }
             }
-            tokio::time::sleep(HEARTBEAT).await;
+            tokio::select! {
+                () = tokio::time::sleep(HEARTBEAT) => {}
+                () = self.lost.notified() => {}
+            }
         }
     }
 

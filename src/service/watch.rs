@@ -38,17 +38,49 @@ impl Watch {
         let period = Manager::watchdog_period().map_or(STATUS_PERIOD, |limit| (limit / 3).min(STATUS_PERIOD));
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut fetches, mut renewals) = (0, 0);
+        let mut progress = Progress::default();
         loop {
             ticks.tick().await;
             let draining = self.draining.is_cancelled();
-            let (turned, renewed) = (self.pulse.turns(), self.leases.turns());
-            if (turned != fetches || draining) && renewed != renewals {
-                (fetches, renewals) = (turned, renewed);
+            if progress.seen(self.pulse.turns(), self.leases.turns(), draining) {
                 self.manager.watchdog();
             }
             let sentence = status::sentence(&self.pulse, &self.leases);
             self.manager.status(&if draining { format!("draining: {sentence}") } else { sentence });
         }
+    }
+}
+
+/// How far the two had turned at the last ping.
+#[derive(Default)]
+struct Progress {
+    fetches: u64,
+    renewals: u64,
+}
+
+impl Progress {
+    /// Whether both have turned since; the fetch loop has nothing to turn for in a drain.
+    fn seen(&mut self, fetches: u64, renewals: u64, draining: bool) -> bool {
+        let both = (fetches != self.fetches || draining) && renewals != self.renewals;
+        if both {
+            *self = Progress { fetches, renewals };
+        }
+        both
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_needs_a_turn_of_both_since_the_last_one_and_of_the_renewals_alone_in_a_drain() {
+        let mut progress = Progress::default();
+        let mut seen = |fetches, renewals, draining| progress.seen(fetches, renewals, draining);
+        assert!(!seen(0, 0, false) && !seen(1, 0, false) && !seen(0, 1, false));
+        assert!(seen(1, 1, false));
+        assert!(!seen(1, 1, false) && !seen(9, 1, false) && !seen(1, 9, false));
+        assert!(seen(2, 2, false), "what has turned meanwhile is not forgotten");
+        assert!(seen(2, 3, true) && !seen(3, 3, true), "a drain needs its locks");
     }
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const SOON: Duration = Duration::from_secs(15);
 
 /// What the slice uses, in percent of its limit.
-fn set(root: &Path, percent: u64) {
+pub(crate) fn set(root: &Path, percent: u64) {
     let folder = root.join("floh.slice");
     // The kernel's files change at once; these do so by a rename.
     fs::write(folder.join("new"), format!("{}\n", percent * 1_000_000)).unwrap();
@@ -20,7 +20,7 @@ fn set(root: &Path, percent: u64) {
 }
 
 /// The slice has a limit, the unit in it has none.
-fn start(fleet: &Fleet, percent: u64) -> (TempDir, Worker) {
+pub(crate) fn start(fleet: &Fleet, percent: u64) -> (TempDir, Worker) {
     let root = tempfile::tempdir().unwrap();
     let (slice, unit) = ("floh.slice", "floh.slice/floh-worker@1.service");
     fs::create_dir_all(root.path().join(unit)).unwrap();
@@ -41,7 +41,7 @@ fn wait_status(worker: &Worker, words: &str) {
 }
 
 #[test]
-fn above_80_percent_nothing_is_fetched_and_below_75_it_is_again() {
+fn above_80_percent_nothing_is_fetched_and_below_75_or_without_a_limit_it_is_again() {
     let mut fleet = Fleet::start();
     let (root, worker) = start(&fleet, 50);
     let running = fleet.add(6, "test.sleep", json!({"ms": 3000}), json!({}));
@@ -56,8 +56,15 @@ fn above_80_percent_nothing_is_fetched_and_below_75_it_is_again() {
     assert_eq!(fleet.job(6, &next)["state"], "waiting", "{}", worker.log());
     set(root.path(), 70);
     fleet.wait_state(6, &next, "completed", SOON);
-    assert_eq!(worker.log().matches("no job is taken: memory").count(), 1, "{}", worker.log());
-    worker.wait_log("jobs are taken again");
+    // As systemctl set-property MemoryMax=infinity does.
+    set(root.path(), 90);
+    wait_status(&worker, "not fetching: memory at 90 %");
+    let last = fleet.add(6, "test.echo", json!({}), json!({}));
+    fs::write(root.path().join("floh.slice/memory.max"), "max\n").unwrap();
+    fleet.wait_state(6, &last, "completed", SOON);
+    assert_eq!(worker.log().matches("no job is taken: memory").count(), 2, "{}", worker.log());
+    worker.wait_log("jobs are taken again: memory at 70 %");
+    worker.wait_log("jobs are taken again: the memory has no limit any more");
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! PostgreSQL goes away while jobs run: they wait for it, and go on in the same attempt.
+//! PostgreSQL goes away while jobs run: they wait for it, and go on in the same attempt. And no drain waits for a server
+//! that is away.
 
 use crate::support::{fleet::Fleet, proxy::Fault, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -58,6 +59,40 @@ fn a_drain_does_not_wait_for_postgresql() {
     worker.stop();
     let job = fleet.job(6, &id);
     assert_eq!((&job["state"], &job["attemptsMade"]), (&json!("waiting"), &json!(0)), "{job:#}");
+}
+
+#[test]
+fn a_drain_without_jobs_does_not_wait_for_redis_and_leaves_its_life_behind() {
+    for (frozen, most) in [(false, 5), (true, 8)] {
+        let mut fleet = Fleet::start();
+        let mut worker = fleet.worker("1", &[]);
+        if frozen {
+            fleet.redis.freeze();
+        } else {
+            fleet.redis.down();
+        }
+        wait_for("the status", SOON, || {
+            worker.status().filter(|status| status.starts_with("not fetching: Redis")).map(drop)
+        });
+        let asked = Instant::now();
+        worker.stop();
+        assert!(asked.elapsed() < Duration::from_secs(most), "frozen {frozen}: {:?}", asked.elapsed());
+        assert!(!worker.log().contains("the time to finish is over"), "{}", worker.log());
+        // A call without an answer may have taken a job: the next life looks, and then nothing is left to look for.
+        let lives = fleet.state_folder("1").join("1.lives");
+        assert!(lives.exists(), "frozen {frozen}:\n{}", worker.log());
+        if frozen {
+            fleet.redis.thaw();
+        } else {
+            fleet.redis.up();
+        }
+        let mut next = fleet.worker("1", &[]);
+        wait_for("the first life to be cleared up", SOON, || {
+            (std::fs::read_to_string(&lives).unwrap().lines().count() == 1).then_some(())
+        });
+        next.stop();
+        assert!(!lives.exists(), "{}", next.log());
+    }
 }
 
 #[test]

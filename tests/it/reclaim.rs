@@ -1,7 +1,10 @@
 //! What a worker that was killed leaves behind: given back at once by its next life, charged only on evidence, and in
 //! nobody else's hands meanwhile.
 
-use crate::support::{fleet::Fleet, wait_for, worker::Worker};
+use crate::{
+    memory,
+    support::{fleet::Fleet, wait_for, worker::Worker},
+};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::{
@@ -62,6 +65,28 @@ fn a_clean_stop_leaves_nothing_to_reclaim_and_a_kill_its_life() {
     // Cleared up by the next life, which then ends in order.
     fleet.worker("1", &[]).stop();
     assert!(!lives.exists(), "{:?}", fs::read_to_string(&lives));
+}
+
+#[test]
+fn what_a_frozen_redis_took_for_a_worker_that_has_drained_is_given_back_at_once_by_its_next_life() {
+    let mut fleet = Fleet::start();
+    // A worker that holds asks Redis for nothing: so the fetch that follows is what meets the frozen server.
+    let (root, mut worker) = memory::start(&fleet, 90);
+    worker.wait_log("no job is taken");
+    let id = fleet.add(6, "test.echo", json!({}), json!({"attempts": 1}));
+    fleet.redis.freeze();
+    memory::set(root.path(), 50);
+    worker.wait_log("no fetch: ");
+    worker.stop();
+    fleet.redis.thaw();
+    wait_for("the late fetch", SOON, || (fleet.starts(&id).len() == 1).then_some(()));
+    assert_eq!(fleet.job(6, &id)["state"], "active", "nobody has it in hand");
+    let next = fleet.worker("1", &[]);
+    let since = Instant::now();
+    wait_for(TWO_STARTS, SOON, || (fleet.starts(&id).len() == 2).then_some(()));
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}\n{}", since.elapsed(), next.log());
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!((&job["attemptsMade"], &job["stalledCounter"]), (&json!(1), &json!(0)), "{job:#}");
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -81,5 +81,5 @@ fn quoted_braces_are_refused_with_what_to_type() {
     let machine = installed_machine();
     configure(&machine, "");
     let log = refuses(&machine, "floh-worker@{1..4}", "64");
-    assert!(log.contains("floh-worker@{1..4} in bash, without quotes"), "{log}");
+    assert_eq!(log.matches("floh-worker@{1..4} in bash, without quotes").count(), 1, "said once: {log}");
 }

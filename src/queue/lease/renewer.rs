@@ -72,6 +72,10 @@ impl Renewer {
                 }
             }
             self.leases.turns.fetch_add(1, Ordering::Relaxed);
+            #[cfg(feature = "test-jobs")]
+            if crate::switches::off("renew-again") && self.leases.turns() > 6 {
+                std::future::pending::<()>().await;
+            }
             tokio::time::sleep(pause).await;
         }
     }
