@@ -39,13 +39,24 @@ impl Alone {
         self.wait(lease, Arc::clone(&self.gate).read_owned()).await
     }
 
+    /// The gate for itself at once; `None` where others run, or were there before it.
+    pub(super) fn alone_now(&self, lease: &Lease) -> Option<Suspect<'_>> {
+        let gate = Arc::clone(&self.gate).try_write_owned().ok()?;
+        Some(Suspect { _gate: gate, _named: self.name(lease) })
+    }
+
     /// Waits until nothing else runs; until the answer is dropped nothing is fetched and nothing starts.
     pub(super) async fn alone(&self, lease: &Lease) -> Result<Suspect<'_>, Outcome> {
-        let named = Named { alone: self, job_id: lease.job_id.clone() };
-        self.suspects().push(lease.job_id.clone());
-        self.tell();
+        let named = self.name(lease);
         let gate = self.wait(lease, Arc::clone(&self.gate).write_owned()).await?;
         Ok(Suspect { _gate: gate, _named: named })
+    }
+
+    /// Puts a job on the list of suspects.
+    fn name(&self, lease: &Lease) -> Named<'_> {
+        self.suspects().push(lease.job_id.clone());
+        self.tell();
+        Named { alone: self, job_id: lease.job_id.clone() }
     }
 
     async fn wait<G>(&self, lease: &Lease, gate: impl Future<Output = G>) -> Result<G, Outcome> {
@@ -142,6 +153,26 @@ mod tests {
         assert!(waits(&mut beside).await);
         drop(alone);
         assert!(beside.await.is_ok());
+        assert_eq!(fixture.holds.why(), None);
+    }
+
+    #[tokio::test]
+    async fn a_suspect_has_an_idle_gate_at_once_and_no_other() {
+        let fixture = Fixture::new();
+        let [one, suspect, second] = ["1", "s", "t"].map(|id| fixture.lease(id));
+        let running = fixture.alone.beside(&one).await;
+        assert!(fixture.alone.alone_now(&suspect).is_none(), "another job runs");
+        assert_eq!(fixture.holds.why(), None, "what did not get it is not on the list");
+        let mut waiting = Box::pin(fixture.alone.alone(&second));
+        assert!(waits(&mut waiting).await);
+        drop(running);
+        assert!(fixture.alone.alone_now(&suspect).is_none(), "it must not overtake the one that waits");
+        drop(waiting.await.unwrap());
+        let alone = fixture.alone.alone_now(&suspect).unwrap();
+        assert!(fixture.holds.why().unwrap().contains("job s runs alone"));
+        assert!(waits(fixture.alone.beside(&one)).await);
+        drop(alone);
+        assert!(fixture.alone.beside(&one).await.is_ok());
         assert_eq!(fixture.holds.why(), None);
     }
 

@@ -109,8 +109,12 @@ impl Runner {
             return Ok(self.run_taken(lease, handler, data, execution).await);
         }
         tracing::warn!("a worker died while this job ran ({} so far): it runs alone", lease.suspicions);
-        self.note(&execution.job, &lease, &Outcome::Interrupted("it waits to run alone".into())).await;
         drop(beside);
+        // Where nothing else runs it goes on under its lease: a worker that it kills now is charged to it.
+        if let Some(_alone) = self.alone.alone_now(&execution.lease) {
+            return Ok(self.run_taken(lease, handler, data, execution).await);
+        }
+        self.note(&execution.job, &lease, &Outcome::Interrupted("it waits to run alone".into())).await;
         let _alone = self.alone.alone(&execution.lease).await?;
         let lease = self.taken(&execution).await?;
         Ok(self.run_taken(lease, handler, data, execution).await)
