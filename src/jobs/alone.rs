@@ -6,9 +6,12 @@
 //! the suspect, a second suspect comes after the first. A thread that was given up counts for nobody.
 
 use super::holds::{Cause, Holds};
-use crate::queue::{
-    Outcome,
-    lease::{Cancelled, Lease},
+use crate::{
+    events,
+    queue::{
+        Failure, Outcome,
+        lease::{Cancelled, Lease},
+    },
 };
 use std::{
     future::Future,
@@ -65,7 +68,12 @@ impl Alone {
             gate = gate => Ok(gate),
             why = lease.cancelled() => Err(match why {
                 Cancelled::LeaseLost => Outcome::Lost("the lease was lost".into()),
-                Cancelled::Interrupted | Cancelled::Requested => Outcome::Interrupted("the worker stops".into()),
+                Cancelled::Interrupted => Outcome::Interrupted("the worker stops".into()),
+                Cancelled::Requested => {
+                    let reason = format!("cancelled: {}", lease.request().unwrap_or_default());
+                    tracing::warn!(message_id = events::JOB_CANCELLED, "{reason}; it had not begun");
+                    Outcome::Failed(Failure::for_good(reason))
+                }
             }),
             () = self.draining.cancelled() => Err(Outcome::Interrupted("the worker stops, and it has not begun".into())),
         }
@@ -199,6 +207,10 @@ mod tests {
         assert!(waits(fixture.alone.alone(&three)).await, "and this wait is dropped");
         assert_eq!(fixture.holds.why(), None);
         assert!(fixture.alone.beside(&three).await.is_ok());
+        let cancelled = fixture.lease("4");
+        assert!(cancelled.cancel_on_request("why"));
+        let Err(Outcome::Failed(failure)) = fixture.alone.alone(&cancelled).await else { panic!("it ran") };
+        assert_eq!((failure.reason.as_str(), failure.retry), ("cancelled: why", false));
         fixture.draining.cancel();
         assert!(matches!(fixture.alone.alone(&three).await, Err(Outcome::Interrupted(_))));
         assert!(fixture.alone.beside(&three).await.is_ok(), "what need not wait does not notice the drain");

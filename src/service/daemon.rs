@@ -152,8 +152,8 @@ impl Daemon {
         );
         let cancel = tokio::spawn({
             let (store, notices, runner) = (self.store.clone(), Arc::clone(&self.notices), Arc::clone(&runner));
-            let invocation = self.leases.invocation();
-            async move { cancel::run(&store, &notices, invocation, &runner).await }
+            let leases = Arc::clone(&self.leases);
+            async move { cancel::run(&store, &notices, &leases, &runner).await }
         });
         let watch = tokio::spawn({
             let watch = Watch::new(&self.manager, &self.pulse, &self.leases, &stop_fetching);
