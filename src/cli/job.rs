@@ -1,16 +1,15 @@
 //! `flohctl job`: cancels running jobs, and looks after the quarantine.
 
+mod cancel;
+
 use super::{Answer, FAILED, NO, UNAVAILABLE, complain, complain_store, say};
 use crate::{
     config::Config,
-    queue::{self, Queue, connection::Fate, state::Place},
+    queue::{self, Queue, connection::Fate},
     store::{Store, Version},
 };
 use clap::{Args, Subcommand};
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::process::ExitCode;
 
 /// Look after single jobs
 #[derive(Debug, Subcommand)]
@@ -22,8 +21,8 @@ pub enum Command {
 
 /// Cancel a running job, on whichever machine it runs
 ///
-/// It fails with the reason given and is not tried again. Exit code 0 when it has ended, 1 if nobody runs it or it did not
-/// react within 5 s.
+/// It fails with the reason given and is not tried again; so does one that a worker holds and has not begun. Exit code 0
+/// when it has failed so, 1 if it is not running, ended otherwise before, or did not react within 5 s.
 #[derive(Debug, Args)]
 pub struct Cancel {
     /// The job's id
@@ -48,8 +47,6 @@ pub enum Quarantine {
     },
 }
 
-/// How long a running job may take to react.
-const REACTION: Duration = Duration::from_secs(5);
 /// The most that is listed.
 const MOST: i64 = 1000;
 
@@ -59,36 +56,10 @@ pub async fn run(command: &Command, config: &Config) -> Answer {
     let queue = Queue::new(&config.queue, &config.redis, Fate::default()).map_err(|error| complain_queue(&error))?;
     store.require_schema(Version::ours()).await.map_err(|error| complain_store(&error))?;
     match command {
-        Command::Cancel(arguments) => cancel(arguments, &store, &queue).await,
+        Command::Cancel(arguments) => cancel::run(&arguments.id, &arguments.reason, &store, &queue).await,
         Command::Quarantine(Quarantine::List) => list(&store, &queue).await,
         Command::Quarantine(Quarantine::Release { id, no_retry }) => release(id, *no_retry, &store, &queue).await,
     }
-}
-
-async fn cancel(Cancel { id, reason }: &Cancel, store: &Store, queue: &Queue) -> Answer {
-    let place = queue.place(id).await.map_err(|error| complain_queue(&error))?;
-    if place != Place::Active {
-        say(format_args!("job {id} is not running: it is {place}"));
-        return Ok(ExitCode::from(NO));
-    }
-    let asked =
-        store.request_cancel(&queue.qualified_name, id, reason).await.map_err(|error| complain_store(&error))?;
-    let Some(instance) = asked.first() else {
-        say(format_args!(
-            "job {id} is active, but no floh-worker runs it: a Node worker's job cannot be cancelled here"
-        ));
-        return Ok(ExitCode::from(NO));
-    };
-    let end = Instant::now() + REACTION;
-    while store.cancel_is_pending(&queue.qualified_name, id).await.map_err(|error| complain_store(&error))? {
-        if Instant::now() > end {
-            say(format_args!("floh-worker@{instance} was asked to cancel job {id} and has not done so yet"));
-            return Ok(ExitCode::from(NO));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    say(format_args!("job {id} is cancelled on floh-worker@{instance}"));
-    Ok(ExitCode::SUCCESS)
 }
 
 async fn list(store: &Store, queue: &Queue) -> Answer {

@@ -6,9 +6,12 @@
 //! the suspect, a second suspect comes after the first. A thread that was given up counts for nobody.
 
 use super::holds::{Cause, Holds};
-use crate::queue::{
-    Outcome,
-    lease::{Cancelled, Lease},
+use crate::{
+    events,
+    queue::{
+        Failure, Outcome,
+        lease::{Cancelled, Lease},
+    },
 };
 use std::{
     future::Future,
@@ -39,13 +42,24 @@ impl Alone {
         self.wait(lease, Arc::clone(&self.gate).read_owned()).await
     }
 
+    /// The gate for itself at once; `None` where others run, or were there before it.
+    pub(super) fn alone_now(&self, lease: &Lease) -> Option<Suspect<'_>> {
+        let gate = Arc::clone(&self.gate).try_write_owned().ok()?;
+        Some(Suspect { _gate: gate, _named: self.name(lease) })
+    }
+
     /// Waits until nothing else runs; until the answer is dropped nothing is fetched and nothing starts.
     pub(super) async fn alone(&self, lease: &Lease) -> Result<Suspect<'_>, Outcome> {
-        let named = Named { alone: self, job_id: lease.job_id.clone() };
-        self.suspects().push(lease.job_id.clone());
-        self.tell();
+        let named = self.name(lease);
         let gate = self.wait(lease, Arc::clone(&self.gate).write_owned()).await?;
         Ok(Suspect { _gate: gate, _named: named })
+    }
+
+    /// Puts a job on the list of suspects.
+    fn name(&self, lease: &Lease) -> Named<'_> {
+        self.suspects().push(lease.job_id.clone());
+        self.tell();
+        Named { alone: self, job_id: lease.job_id.clone() }
     }
 
     async fn wait<G>(&self, lease: &Lease, gate: impl Future<Output = G>) -> Result<G, Outcome> {
@@ -54,7 +68,12 @@ impl Alone {
             gate = gate => Ok(gate),
             why = lease.cancelled() => Err(match why {
                 Cancelled::LeaseLost => Outcome::Lost("the lease was lost".into()),
-                Cancelled::Interrupted | Cancelled::Requested => Outcome::Interrupted("the worker stops".into()),
+                Cancelled::Interrupted => Outcome::Interrupted("the worker stops".into()),
+                Cancelled::Requested => {
+                    let reason = format!("cancelled: {}", lease.request().unwrap_or_default());
+                    tracing::warn!(message_id = events::JOB_CANCELLED, "{reason}; it had not begun");
+                    Outcome::Failed(Failure::for_good(reason))
+                }
             }),
             () = self.draining.cancelled() => Err(Outcome::Interrupted("the worker stops, and it has not begun".into())),
         }
@@ -146,6 +165,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_suspect_has_an_idle_gate_at_once_and_no_other() {
+        let fixture = Fixture::new();
+        let [one, suspect, second] = ["1", "s", "t"].map(|id| fixture.lease(id));
+        let running = fixture.alone.beside(&one).await;
+        assert!(fixture.alone.alone_now(&suspect).is_none(), "another job runs");
+        assert_eq!(fixture.holds.why(), None, "what did not get it is not on the list");
+        let mut waiting = Box::pin(fixture.alone.alone(&second));
+        assert!(waits(&mut waiting).await);
+        drop(running);
+        assert!(fixture.alone.alone_now(&suspect).is_none(), "it must not overtake the one that waits");
+        drop(waiting.await.unwrap());
+        let alone = fixture.alone.alone_now(&suspect).unwrap();
+        assert!(fixture.holds.why().unwrap().contains("job s runs alone"));
+        assert!(waits(fixture.alone.beside(&one)).await);
+        drop(alone);
+        assert!(fixture.alone.beside(&one).await.is_ok());
+        assert_eq!(fixture.holds.why(), None);
+    }
+
+    #[tokio::test]
     async fn two_suspects_run_one_after_the_other() {
         let fixture = Fixture::new();
         let [one, two] = ["1", "2"].map(|id| fixture.lease(id));
@@ -168,6 +207,10 @@ mod tests {
         assert!(waits(fixture.alone.alone(&three)).await, "and this wait is dropped");
         assert_eq!(fixture.holds.why(), None);
         assert!(fixture.alone.beside(&three).await.is_ok());
+        let cancelled = fixture.lease("4");
+        assert!(cancelled.cancel_on_request("why"));
+        let Err(Outcome::Failed(failure)) = fixture.alone.alone(&cancelled).await else { panic!("it ran") };
+        assert_eq!((failure.reason.as_str(), failure.retry), ("cancelled: why", false));
         fixture.draining.cancel();
         assert!(matches!(fixture.alone.alone(&three).await, Err(Outcome::Interrupted(_))));
         assert!(fixture.alone.beside(&three).await.is_ok(), "what need not wait does not notice the drain");

@@ -46,9 +46,9 @@ impl Runner {
         self.tell_ledger(if owed { TRIES } else { 1 }, "how the lease ended", || self.store.release(lease, how)).await;
     }
 
-    /// Notes that a job in quarantine has failed, which ends its wake-up if it is one.
-    pub(super) async fn note_quarantined(&self, job: &Identity) {
-        self.tell_ledger(TRIES, "that the job is in quarantine", || self.store.outbox_job_failed(job)).await;
+    /// Notes that a job has failed for good without being run, which ends its wake-up if it is one.
+    pub(super) async fn note_not_run(&self, job: &Identity) {
+        self.tell_ledger(TRIES, "that the job has failed", || self.store.outbox_job_failed(job)).await;
     }
 
     async fn tell_ledger<F>(&self, tries: usize, what: &str, tell: impl Fn() -> F)

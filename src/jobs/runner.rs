@@ -103,17 +103,34 @@ impl Runner {
         data: Value,
         execution: Arc<Execution>,
     ) -> Result<Outcome, Outcome> {
-        let beside = self.alone.beside(&execution.lease).await?;
+        let beside = self.turn(&execution, self.alone.beside(&execution.lease)).await?;
         let lease = self.taken(&execution).await?;
         if lease.suspicions == 0 {
             return Ok(self.run_taken(lease, handler, data, execution).await);
         }
         tracing::warn!("a worker died while this job ran ({} so far): it runs alone", lease.suspicions);
-        self.note(&execution.job, &lease, &Outcome::Interrupted("it waits to run alone".into())).await;
         drop(beside);
-        let _alone = self.alone.alone(&execution.lease).await?;
+        // Where nothing else runs it goes on under its lease: a worker that it kills now is charged to it.
+        if let Some(_alone) = self.alone.alone_now(&execution.lease) {
+            return Ok(self.run_taken(lease, handler, data, execution).await);
+        }
+        self.note(&execution.job, &lease, &Outcome::Interrupted("it waits to run alone".into())).await;
+        let _alone = self.turn(&execution, self.alone.alone(&execution.lease)).await?;
         let lease = self.taken(&execution).await?;
         Ok(self.run_taken(lease, handler, data, execution).await)
+    }
+
+    /// Waits for the job's turn. One that was cancelled meanwhile has failed, and its wake-up with it.
+    async fn turn<G>(
+        &self,
+        execution: &Execution,
+        gate: impl Future<Output = Result<G, Outcome>>,
+    ) -> Result<G, Outcome> {
+        let turn = gate.await;
+        if let Err(Outcome::Failed(_)) = turn {
+            self.note_not_run(&identity(execution)).await;
+        }
+        turn
     }
 
     /// Takes the job in the ledger, or says what becomes of it otherwise.
@@ -193,7 +210,7 @@ impl Runner {
             job.job_id
         );
         tracing::error!(message_id = events::JOB_QUARANTINED, "{reason}");
-        self.note_quarantined(job).await;
+        self.note_not_run(job).await;
         Outcome::Failed(Failure::for_good(reason))
     }
 

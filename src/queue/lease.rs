@@ -227,6 +227,11 @@ impl Leases {
         !self.book().fetching.is_empty()
     }
 
+    /// The lease of a job that is held under this token.
+    pub fn held_under(&self, token: &str, job_id: &str) -> Option<Arc<Lease>> {
+        self.book().held.get(job_id).filter(|lease| lease.token == token).cloned()
+    }
+
     /// The leases held now.
     pub fn held(&self) -> Vec<Arc<Lease>> {
         self.book().held.values().cloned().collect()

@@ -30,7 +30,44 @@ impl fmt::Display for Place {
     }
 }
 
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It has completed.
+    Completed,
+    /// It failed for good, for this reason.
+    Failed(String),
+    /// The queue has no such job: it was removed, or never was.
+    Gone,
+}
+
 impl Queue {
+    /// How a job ended, if it has.
+    pub async fn end(&self, id: &str) -> Result<Option<End>, Error> {
+        let keys = &self.keys;
+        let hash = keys.job(id);
+        let mut pipe = redis::pipe();
+        pipe.atomic().exists(&hash).zscore(&keys.completed, id).zscore(&keys.failed, id).hget(&hash, "failedReason");
+        let (there, completed, failed, reason): (bool, Value, Value, Option<Vec<u8>>) = self
+            .link
+            .with("how a job ended", COMMAND_DEADLINE, async |mut connection| pipe.query_async(&mut connection).await)
+            .await?;
+        Ok(if !there {
+            Some(End::Gone)
+        } else if completed != Value::Nil {
+            Some(End::Completed)
+        } else if failed != Value::Nil {
+            Some(End::Failed(String::from_utf8_lossy(&reason.unwrap_or_default()).into_owned()))
+        } else {
+            None
+        })
+    }
+
+    /// The token that locks an active job; `None` if nobody holds it.
+    pub async fn lock_token(&self, id: &str) -> Result<Option<String>, Error> {
+        self.link.query(redis::cmd("GET").arg(self.keys.lock(id)), "GET", COMMAND_DEADLINE).await
+    }
+
     /// Where a job is now.
     pub async fn place(&self, id: &str) -> Result<Place, Error> {
         let keys = &self.keys;
@@ -67,9 +104,7 @@ impl Queue {
         if set.is_some() {
             return Ok(true);
         }
-        let holder: Option<String> =
-            self.link.query(redis::cmd("GET").arg(self.keys.lock(id)), "GET", COMMAND_DEADLINE).await?;
-        Ok(holder.as_deref() == Some(token))
+        Ok(self.lock_token(id).await?.as_deref() == Some(token))
     }
 
     /// Removes fields of a job that BullMQ's scripts would end half-way at: counters that are no whole numbers, a parent

@@ -154,10 +154,9 @@ impl Daemon {
         );
         let cancel = tokio::spawn({
             let (store, notices, runner) = (self.store.clone(), Arc::clone(&self.notices), Arc::clone(&runner));
-            let invocation = self.leases.invocation();
+            let leases = Arc::clone(&self.leases);
             async move {
-                panics::again("the look for jobs to cancel", || cancel::run(&store, &notices, invocation, &runner))
-                    .await;
+                panics::again("the look for jobs to cancel", || cancel::run(&store, &notices, &leases, &runner)).await;
             }
         });
         let watch = tokio::spawn({

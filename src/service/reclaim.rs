@@ -49,8 +49,9 @@ impl Reclaim {
         for predecessor in predecessors {
             let since = Instant::now();
             let mut backoff = Backoff::default();
+            let mut recorded = false;
             loop {
-                match self.clear_up(&predecessor).await {
+                match self.clear_up(&predecessor, &mut recorded).await {
                     // The locks of a life that may go on elsewhere are waited for: once expired they are nobody's.
                     Ok(0) if !predecessor.certainly_ours && since.elapsed() < LOCK_DURATION + LOOK => {
                         tokio::time::sleep(LOOK).await;
@@ -71,7 +72,12 @@ impl Reclaim {
     }
 
     /// One look; how many jobs were given back.
-    async fn clear_up(&self, predecessor: &Predecessor) -> Result<usize, Error> {
+    async fn clear_up(&self, predecessor: &Predecessor, recorded: &mut bool) -> Result<usize, Error> {
+        // First, so that a job which another worker takes meanwhile is charged by that take.
+        if !*recorded {
+            self.record(predecessor).await?;
+            *recorded = true;
+        }
         let prefix = format!("{}:", predecessor.invocation);
         let mut found = self.queue.orphans(&prefix, &self.worker, &self.leases).await?;
         found.retain(|orphan| predecessor.certainly_ours || orphan.token.is_none());
@@ -94,17 +100,34 @@ impl Reclaim {
         Ok(count)
     }
 
-    async fn charge(&self, predecessor: &Predecessor, found: &[Orphan]) -> Result<(), Error> {
-        let Some(evidence) = &predecessor.evidence else { return Ok(()) };
-        let ids: Vec<String> = found.iter().map(|orphan| orphan.id.clone()).collect();
-        let death = Death { invocation: predecessor.invocation, host: host_name(), evidence: evidence.clone() };
-        for id in self.store.suspect(&death, &self.queue.qualified_name, &ids).await? {
-            tracing::error!(
-                message_id = events::JOB_SUSPECTED,
-                floh_job_id = %id,
-                "the previous life of this instance ended while this job ran: {evidence}; it is suspected, and runs alone"
-            );
-        }
+    /// Notes how the life ended, which charges what others have taken from it.
+    async fn record(&self, predecessor: &Predecessor) -> Result<(), Error> {
+        let Some(death) = death(predecessor) else { return Ok(()) };
+        tell(&death, self.store.record_death(&death).await?);
         Ok(())
+    }
+
+    async fn charge(&self, predecessor: &Predecessor, found: &[Orphan]) -> Result<(), Error> {
+        let Some(death) = death(predecessor) else { return Ok(()) };
+        let ids: Vec<String> = found.iter().map(|orphan| orphan.id.clone()).collect();
+        tell(&death, self.store.suspect(&death, &self.queue.qualified_name, &ids).await?);
+        Ok(())
+    }
+}
+
+/// The end of a life, if it is evidence against what it ran.
+fn death(predecessor: &Predecessor) -> Option<Death> {
+    let evidence = predecessor.evidence.clone()?;
+    Some(Death { invocation: predecessor.invocation, host: host_name(), evidence })
+}
+
+fn tell(death: &Death, suspects: Vec<String>) {
+    for id in suspects {
+        tracing::error!(
+            message_id = events::JOB_SUSPECTED,
+            floh_job_id = %id,
+            "the previous life of this instance ended while this job ran: {}; it is suspected, and runs alone",
+            death.evidence
+        );
     }
 }

@@ -169,6 +169,8 @@ impl Upkeep {
                         + self.store.prune_ticks(LEDGER_AGE).await?
                         + self.store.prune_outbox(OUTBOX_AGE).await?
                         + self.store.prune_suspicions(SUSPICION_AGE).await?
+                        + self.store.prune_deaths(LEDGER_AGE).await?
+                        + self.store.prune_cancel_requests(INSTANCE_AGE).await?
                         + self.store.prune_instances(INSTANCE_AGE).await?,
                 )
             };

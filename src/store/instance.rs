@@ -24,10 +24,12 @@ pub struct WorkerInstance {
 }
 
 impl Store {
-    /// Says that a worker is alive: at start, and then every few seconds. Writes the row anew where it is gone.
+    /// Says that a worker is alive: at start, and then every few seconds. Writes the row anew where it is gone. What
+    /// others have taken from it meanwhile has not killed it.
     pub async fn heartbeat(&self, worker: &WorkerInstance) -> Result<(), StoreError> {
         let client = self.client().await?;
-        let sql = "INSERT INTO worker_instance AS w (invocation, instance, host, pid, version) VALUES ($1, $2, $3, $4, $5)
+        let sql = "WITH survived AS (DELETE FROM job_lost_run WHERE invocation = $1)
+            INSERT INTO worker_instance AS w (invocation, instance, host, pid, version) VALUES ($1, $2, $3, $4, $5)
             ON CONFLICT (invocation) DO UPDATE SET last_seen = now(),
                 alive_since = CASE WHEN w.last_seen < now() - make_interval(secs => $6) THEN now() ELSE w.alive_since END";
         let silence = ALIVE.as_secs_f64();

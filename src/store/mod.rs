@@ -18,7 +18,7 @@ pub mod suspicion;
 mod tick;
 mod tls;
 
-pub use cancel::CancelRequest;
+pub use cancel::{Asked, CancelRequest, Meant};
 pub use client::Client;
 pub use error::{Place, Policy, StoreError};
 pub use fence::{FencedTransaction, Outcome};

@@ -1,7 +1,9 @@
 //! Suspicion and quarantine: which jobs were running when their workers died.
 //!
 //! A suspicion is a death of a worker by signal, out-of-memory kill or watchdog, charged to the jobs that it ran. It is
-//! kept by job, across attempts. From [`LIMIT`] on `take_job` quarantines the job instead of giving it out.
+//! kept by job, across attempts. It does not matter where the job is when the death becomes known: a job that another life
+//! has taken meanwhile is remembered as lost by the one that died, and one that nobody has taken yet is charged by its next
+//! take. From [`LIMIT`] on `take_job` quarantines the job instead of giving it out.
 
 use super::{Client, Identity, Store, StoreError};
 use chrono::{DateTime, Utc};
@@ -9,7 +11,7 @@ use std::{fmt, time::Duration};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-/// From this many suspicions on a job is quarantined (`take_job` in `migrations/V6__outbox.sql` says the same).
+/// From this many suspicions on a job is quarantined (`take_job` in `migrations/V8__lost_runs.sql` says the same).
 pub const LIMIT: u32 = 3;
 
 /// The end of a process life, with evidence.
@@ -57,6 +59,24 @@ pub struct Quarantined {
 }
 
 impl Store {
+    /// Records a death and charges it to the jobs that others have taken from that process life since it was last heard of;
+    /// returns them. What it ran and nobody has taken is charged by its next take. Asked again it changes nothing.
+    pub async fn record_death(&self, death: &Death) -> Result<Vec<String>, StoreError> {
+        let client = self.client().await?;
+        let sql = "SELECT record_death($1, $2, $3)";
+        let rows = client.query(sql, &[&death.invocation, &death.host, &death.evidence]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Forgets deaths, and lost runs, that were noted longer than `older_than` ago; returns how many.
+    pub async fn prune_deaths(&self, older_than: Duration) -> Result<u64, StoreError> {
+        let client = self.client().await?;
+        let seconds = older_than.as_secs_f64();
+        let deaths = "DELETE FROM worker_death WHERE recorded_at < now() - make_interval(secs => $1)";
+        let runs = "DELETE FROM job_lost_run WHERE lost_at < now() - make_interval(secs => $1)";
+        Ok(client.execute(deaths, &[&seconds]).await? + client.execute(runs, &[&seconds]).await?)
+    }
+
     /// Charges a death to those of the jobs `job_ids` that the ledger knows as taken in that process life; returns them.
     /// Asked again it changes nothing.
     pub async fn suspect(&self, death: &Death, queue: &str, job_ids: &[String]) -> Result<Vec<String>, StoreError> {

@@ -1,8 +1,9 @@
 //! A running job is cancelled from elsewhere, by a statement in the database.
 
-use crate::support::{fleet::Fleet, wait_for};
+use crate::support::{child, fleet::Fleet, wait_for, worker::binary};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -92,4 +93,113 @@ fn notices_are_heard_again_after_the_session_that_listens_was_ended() {
     let asked = now();
     let job = fleet.wait_state(6, &id, "failed", SOON);
     assert!(later(&job, asked) < Duration::from_secs(1), "{:?}\n{}", later(&job, asked), worker.log());
+}
+
+/// `flohctl job cancel`; what it said, its exit code, and how long it took.
+fn flohctl_cancel(fleet: &Fleet, id: &str) -> (String, Option<i32>, Duration) {
+    let since = Instant::now();
+    let done = fleet.flohctl(&["job", "cancel", id, "--reason", "not wanted"]);
+    (format!("{}{}", done.stdout.trim(), done.stderr.trim()), done.status.code(), since.elapsed())
+}
+
+#[test]
+fn flohctl_cancels_a_job_on_another_instance_and_only_its_latest_attempt() {
+    let mut fleet = Fleet::start();
+    let _workers = ["one", "two"].map(|instance| fleet.worker(instance, &[]));
+    // Its first attempt completes without a result in the ledger, where it looks as if it still ran.
+    let id = fleet.add(6, "test.sleep", json!({"ms": 1}), json!({"attempts": 4}));
+    fleet.wait_state(6, &id, "completed", SOON);
+    fleet.call(6, "updateData", json!({"job": id, "data": {"ms": 60_000}}));
+    fleet.call(6, "retry", json!({"job": id, "state": "completed"}));
+    let sql = format!("SELECT instance FROM floh_worker.job_execution WHERE job_id = '{id}' ORDER BY epoch");
+    let instances = wait_for("its second attempt", SOON, || Some(fleet.sql(&sql)).filter(|rows| rows.len() == 2));
+    let instance = instances[1][0].clone().unwrap();
+    let (said, code, took) = flohctl_cancel(&fleet, &id);
+    println!("cancelled on another instance within {took:?}");
+    assert_eq!((said, code), (format!("job {id} is cancelled on floh-worker@{instance}"), Some(0)));
+    let job = fleet.wait_state(6, &id, "failed", SOON);
+    assert_eq!(job["failedReason"], "cancelled: not wanted", "{job:#}");
+    let asked = "SELECT attempts_made, state FROM floh_worker.job_execution WHERE cancel_requested_at IS NOT NULL";
+    assert_eq!(fleet.sql(asked), [["1", "failed"].map(|text| Some(text.to_string()))]);
+    let (said, code, _) = flohctl_cancel(&fleet, &id);
+    assert_eq!((said, code), (format!("job {id} is not running: it has failed: cancelled: not wanted"), Some(1)));
+}
+
+#[test]
+fn flohctl_says_why_a_job_is_not_cancelled() {
+    let mut fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    let unknown = flohctl_cancel(&fleet, "nobody-knows-it");
+    assert!(unknown.0.starts_with("there is no job nobody-knows-it in the queue bull:"), "{unknown:?}");
+    assert_eq!(unknown.1, Some(1));
+    let delayed = fleet.add(6, "test.echo", json!({}), json!({"delay": 600_000}));
+    let (said, code, _) = flohctl_cancel(&fleet, &delayed);
+    assert_eq!((said, code), (format!("job {delayed} is not running: it is waiting"), Some(1)));
+    let done = fleet.add(6, "test.echo", json!({}), json!({}));
+    fleet.wait_state(6, &done, "completed", SOON);
+    let (said, code, _) = flohctl_cancel(&fleet, &done);
+    assert_eq!((said, code), (format!("job {done} is not running: it has completed"), Some(1)));
+}
+
+#[test]
+fn flohctl_does_not_call_a_job_cancelled_that_has_completed_meanwhile() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[]);
+    let kept = "has completed on floh-worker@1 before it could be cancelled";
+    let removed = "has ended on floh-worker@1 and was removed: it may have completed";
+    for (options, what) in [(json!({}), kept), (json!({"removeOnComplete": true}), removed)] {
+        let id = fleet.add(6, "test.hang", json!({"ms": 3000}), options);
+        wait_taken(&fleet, &id);
+        let over = Instant::now() + Duration::from_secs(3);
+        // The request reaches the worker when the job's work is done.
+        worker.signal(Signal::SIGSTOP);
+        let environment = fleet.environment();
+        let prepare = |command: &mut std::process::Command| {
+            command.args(["job", "cancel", &id]).env_clear().envs(environment);
+        };
+        let asked = format!("SELECT 1 FROM floh_worker.job_cancel_request WHERE job_id = '{id}'");
+        let done = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| child::run(&binary("flohctl"), prepare, b"", Duration::from_secs(60)));
+            wait_for("the request", SOON, || (!fleet.sql(&asked).is_empty()).then_some(()));
+            std::thread::sleep(over.saturating_duration_since(Instant::now()));
+            worker.signal(Signal::SIGCONT);
+            asking.join().unwrap()
+        });
+        assert_eq!(done.stdout.trim(), format!("job {id} {what}"), "{}\n{}", done.stderr, worker.log());
+        assert_eq!(done.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn flohctl_cancels_a_job_that_is_removed_when_it_has_failed() {
+    let mut fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"removeOnFail": true}));
+    wait_taken(&fleet, &id);
+    let (said, code, _) = flohctl_cancel(&fleet, &id);
+    assert_eq!((said, code), (format!("job {id} is cancelled on floh-worker@1"), Some(0)));
+}
+
+#[test]
+fn flohctl_cancels_a_suspect_that_waits_until_it_may_run() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[("WORKER_CONCURRENCY", "2")]);
+    let running = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({}));
+    wait_taken(&fleet, &running);
+    let suspect = fleet.add(6, "test.effect", json!({"key": "never"}), json!({"delay": 700, "attempts": 3}));
+    fleet.suspect(&suspect);
+    worker.wait_log("it runs alone");
+    let state = format!("SELECT state FROM floh_worker.job_execution WHERE job_id = '{suspect}'");
+    wait_for("it waits", SOON, || (fleet.sql(&state) == [[Some("handed_back".to_string())]]).then_some(()));
+    assert_eq!(cancel(&fleet, &suspect, "by the ledger alone"), [""; 0], "it is not running");
+    let (said, code, took) = flohctl_cancel(&fleet, &suspect);
+    println!("cancelled while it waited within {took:?}");
+    assert_eq!((said, code), (format!("job {suspect} is cancelled on floh-worker@1"), Some(0)), "{}", worker.log());
+    let job = fleet.wait_state(6, &suspect, "failed", SOON);
+    assert_eq!((&job["failedReason"], &job["attemptsMade"]), (&json!("cancelled: not wanted"), &json!(1)), "{job:#}");
+    // The gate is open again.
+    let next = fleet.add(6, "test.echo", json!({}), json!({}));
+    fleet.wait_state(6, &next, "completed", SOON);
+    assert!(fleet.effects().is_empty());
+    assert_eq!(fleet.job(6, &running)["state"], "active");
 }

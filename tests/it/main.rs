@@ -50,6 +50,7 @@ mod released_build;
 mod schedulers;
 mod sentinel;
 mod store_connect;
+mod store_deaths;
 mod store_fence;
 mod store_ledger;
 mod store_migrate;

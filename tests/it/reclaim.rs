@@ -231,3 +231,70 @@ fn an_iteration_of_a_schedule_is_quarantined_as_any_job_and_the_chain_goes_on() 
     let next = fleet.call(6, "schedulers", json!({}));
     assert_eq!(fleet.call(6, "counts", json!({}))["delayed"], 1, "{next}");
 }
+
+/// Waits until instance `instance` has the job in the ledger.
+fn wait_taken_by(fleet: &Fleet, id: &str, instance: &str) {
+    let sql = format!(
+        "SELECT 1 FROM floh_worker.job_execution
+            WHERE job_id = '{id}' AND instance = '{instance}' AND state = 'taken'"
+    );
+    wait_for("the ledger's row", SOON, || (!fleet.sql(&sql).is_empty()).then_some(()));
+}
+
+/// Takes the lock away and lets the stalled check bring the job back, as it does half a minute after a death.
+fn stall(fleet: &mut Fleet, id: &str) {
+    let lock = fleet.key(&format!("{id}:lock"));
+    assert_eq!(fleet.redis::<i64>("DEL", &[&lock]), 1);
+    // The first check marks what is active, the second one finds it without a lock.
+    for _ in 0..2 {
+        fleet.check_stalled();
+    }
+}
+
+/// What the death of `floh-worker@1` was charged to.
+fn charged(fleet: &Fleet) -> Vec<Vec<Option<String>>> {
+    fleet.sql("SELECT job_id, instance, evidence FROM floh_worker.job_suspicion ORDER BY job_id")
+}
+
+/// A worker that has done some jobs in order, and dies while it runs one. Returns that one.
+fn die(fleet: &mut Fleet) -> String {
+    let mut worker = start(fleet, "1", "life-0", &[]);
+    for (name, state) in [("test.echo", "completed"), ("test.fail", "failed")] {
+        let id = fleet.add(6, name, json!({}), json!({"attempts": 1}));
+        fleet.wait_state(6, &id, state, SOON);
+    }
+    let id = fleet.add(6, "test.sleep", json!({"ms": 600_000}), json!({"attempts": 1}));
+    wait_taken_by(fleet, &id, "1");
+    worker.kill();
+    fleet.record_end("1", "life-0", "watchdog", "KILL");
+    id
+}
+
+#[test]
+fn a_death_is_charged_to_a_job_that_a_neighbour_took_before_the_restart() {
+    let mut fleet = Fleet::start();
+    let id = die(&mut fleet);
+    let neighbour = fleet.worker("2", &[]);
+    stall(&mut fleet, &id);
+    wait_taken_by(&fleet, &id, "2");
+    assert!(charged(&fleet).is_empty(), "nobody knows of it yet");
+    let again = start(&fleet, "1", "life-1", &[]);
+    again.wait_log("it is suspected");
+    let expected = [id.as_str(), "1", "watchdog (KILL)"].map(|text| Some(text.to_string()));
+    assert_eq!(charged(&fleet), [expected], "{}", again.log());
+    assert_eq!(fleet.job(6, &id)["state"], "active", "where it is, it goes on\n{}", neighbour.log());
+    assert_eq!(fleet.starts(&id).len(), 2);
+}
+
+#[test]
+fn a_death_is_charged_to_a_job_that_waits_again_and_it_runs_alone() {
+    let mut fleet = Fleet::start();
+    let id = die(&mut fleet);
+    stall(&mut fleet, &id);
+    assert_eq!(fleet.job(6, &id)["state"], "waiting");
+    let again = start(&fleet, "1", "life-1", &[("WORKER_CONCURRENCY", "2")]);
+    wait_for("the suspicion", SOON, || (!charged(&fleet).is_empty()).then_some(()));
+    let expected = [id.as_str(), "1", "watchdog (KILL)"].map(|text| Some(text.to_string()));
+    assert_eq!(charged(&fleet), [expected], "{}", again.log());
+    assert_eq!(fleet.job(6, &id)["state"], "active");
+}

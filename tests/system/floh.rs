@@ -57,6 +57,17 @@ pub fn start(machine: &Machine, instances: &str) {
     machine.ok(&format!("systemctl start floh-worker@{instances}"));
 }
 
+/// What `psql -At` answers to a query in the schema of the workers.
+pub fn sql(machine: &Machine, query: &str) -> String {
+    let psql = "cd /; PGOPTIONS='-c search_path=floh_worker' runuser -u postgres -- psql -At -v ON_ERROR_STOP=1 floh";
+    machine.ok(&format!("{psql} -c \"{query}\""))
+}
+
+/// What deaths are charged to which jobs, as systemd told them: `job|instance|evidence`, a line each.
+pub fn suspicions(machine: &Machine) -> String {
+    sql(machine, "SELECT job_id, instance, evidence FROM job_suspicion ORDER BY suspected_at")
+}
+
 /// An API server's side of the queue.
 pub struct Jobs {
     peer: Peer,

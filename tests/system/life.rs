@@ -1,7 +1,8 @@
 //! Scaling, stopping, and being watched.
 
 use crate::{
-    floh::{Jobs, configure, journal, message, ready_machine, start},
+    floh::{Jobs, configure, journal, message, ready_machine, sql, start, suspicions},
+    machine::Machine,
     support::wait_for,
 };
 use floh_worker::events;
@@ -135,6 +136,9 @@ fn stopping_the_target_waits_for_every_worker() {
 fn a_hung_worker_is_ended_by_the_watchdog_and_started_again() {
     let machine = ready_machine();
     start(&machine, "1");
+    let mut jobs = Jobs::of(&machine);
+    let id = jobs.sleep(10_000);
+    wait_runs(&machine, &id, 1);
     let pid = machine.show("floh-worker@1", "MainPID");
     let start = Instant::now();
     machine.ok(&format!("kill -STOP {pid}"));
@@ -147,6 +151,40 @@ fn a_hung_worker_is_ended_by_the_watchdog_and_started_again() {
     assert_eq!(machine.show("floh-worker@1", "NRestarts"), "1");
     let told = journal(&machine, "_PID=1 UNIT=floh-worker@1.service");
     assert!(told.iter().any(|entry| message(entry).contains("Watchdog timeout")), "{told:?}");
+    jobs.wait_until(&id, "completed", Duration::from_secs(60));
+    let charged = suspicions(&machine);
+    assert!(charged.lines().count() == 1 && charged.starts_with(&format!("{id}|1|watchdog (")), "{charged}");
+}
+
+/// Waits until a job runs for the `time`-th time, as the ledger sees it.
+fn wait_runs(machine: &Machine, id: &str, time: u32) {
+    let query = format!(
+        "SELECT count(*) FROM job_execution
+            WHERE job_id = '{id}' AND state = 'taken' AND attempts_started = {time}"
+    );
+    wait_for(&format!("run {time} of job {id}"), Duration::from_secs(60), || {
+        (sql(machine, &query).trim() == "1").then_some(())
+    });
+}
+
+#[test]
+fn a_job_whose_worker_is_killed_three_times_while_it_runs_is_quarantined() {
+    let machine = ready_machine();
+    start(&machine, "1");
+    let mut jobs = Jobs::of(&machine);
+    let id = jobs.sleep(600_000);
+    for time in 1..=3 {
+        wait_runs(&machine, &id, time);
+        machine.ok("systemctl kill -s KILL floh-worker@1");
+    }
+    wait_for("the quarantine", Duration::from_secs(60), || (jobs.state(&id) == "failed").then_some(()));
+    let reason = jobs.look(&id)["failedReason"].to_string();
+    assert!(reason.contains("quarantined") && reason.contains("signal (KILL)"), "{reason}");
+    assert_eq!(suspicions(&machine).trim(), [format!("{id}|1|signal (KILL)"); 3].join("\n"));
+    let listed = machine.ok("flohctl job quarantine list");
+    assert!(listed.contains(&format!("{id} test.sleep since")), "{listed}");
+    let told = journal(&machine, &format!("MESSAGE_ID={} FLOH_JOB_ID={id}", events::JOB_SUSPECTED));
+    assert_eq!(told.len(), 3, "{told:?}");
 }
 
 #[test]
@@ -156,7 +194,7 @@ fn a_killed_worker_is_started_again_and_its_job_runs_again_and_completes_once() 
     start(&machine, "1");
     let mut jobs = Jobs::of(&machine);
     let id = jobs.sleep(5_000);
-    jobs.wait_until(&id, "active", SOON);
+    wait_runs(&machine, &id, 1);
     let pid = machine.show("floh-worker@1", "MainPID");
     machine.ok("systemctl kill -s KILL floh-worker@1");
     wait_for("systemd starts the worker again", SOON, || {
@@ -175,6 +213,7 @@ fn a_killed_worker_is_started_again_and_its_job_runs_again_and_completes_once() 
     assert_eq!(times(events::JOB_COMPLETED), 1, "{entries:?}");
     assert_eq!((jobs.count("completed"), jobs.count("failed"), jobs.count("waiting")), (1, 0, 0));
     assert_eq!(jobs.look(&id)["attemptsMade"], 1, "the killed run was charged as an attempt");
+    assert_eq!(suspicions(&machine).trim(), format!("{id}|1|signal (KILL)"));
     assert_eq!(machine.show("floh-worker@1", "NRestarts"), "1");
 }
 
