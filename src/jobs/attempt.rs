@@ -92,6 +92,8 @@ impl<'a> Attempt<'a> {
     /// Its time begins now.
     pub(super) fn new(runner: &'a Runner, handler: Arc<dyn Handler>, context: JobContext, claim: Claim) -> Attempt<'a> {
         let limit = runner.timeouts.of(&context.execution.job.name);
+        #[cfg(feature = "test-jobs")]
+        let limit = if crate::switches::off("timeouts") { Duration::from_secs(86_400) } else { limit };
         Attempt { runner, handler, context: Arc::new(context), claim, limit, deadline: Instant::now() + limit }
     }
 

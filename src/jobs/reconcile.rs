@@ -33,6 +33,10 @@ impl Reconciler {
 
     /// For ever.
     pub async fn run(&self) {
+        #[cfg(feature = "test-jobs")]
+        if crate::switches::off("reconciler") {
+            return;
+        }
         loop {
             match self.turn().await {
                 Ok(_) => {}

@@ -62,6 +62,8 @@ impl Job {
                 b"rjk" => job.repeat_job_key = Some(text(value)).filter(|key| !key.is_empty()),
                 b"defa" => job.deferred_failure = Some(text(value)).filter(|reason| !reason.is_empty()),
                 b"stacktrace" => job.stacktrace = serde_json::from_str(&text(value)).unwrap_or_default(),
+                #[cfg(feature = "test-jobs")]
+                _ if name == ACKNOWLEDGED_FIELD.as_bytes() && crate::switches::off("acknowledged") => {}
                 _ if name == ACKNOWLEDGED_FIELD.as_bytes() => job.acknowledged = number(value).map(|n| n as i64),
                 _ => {}
             }

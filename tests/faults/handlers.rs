@@ -16,13 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-// Without evidence a death is an interruption: the job that kills is never put aside. And without the catch a panic is no
-// failure of its job.
-row!(20, handlers_fail, off "evidence" | "panics", fail);
+// Without evidence a death is an interruption: the job that kills is never put aside. Without the catch a panic is no
+// failure of its job. And without a limit of its time a job that hangs does so for as long as it likes.
+row!(20, handlers_fail, off "evidence" | "panics" | "timeouts", fail);
 
 const TIMEOUT: u64 = 3;
 /// A job that kills its worker is started this many times at most, however often it is tried.
 const DEATHS: usize = 3;
+/// A job that hangs does so longer than its end is waited for.
+const HANGS: u64 = 60_000;
+const FAILS_WITHIN: Duration = Duration::from_secs(30);
 
 fn fail(row: &Row) -> Verdict {
     let times = row.choose(1, 5);
@@ -36,10 +39,14 @@ fn fail(row: &Row) -> Verdict {
     });
     stage.deaths_expected = true;
     for turn in 0..times {
-        expect_failure(&mut stage, turn, "test.panic", json!({"message": "on purpose"}), "panic: on purpose");
-        expect_failure(&mut stage, turn, "test.hang", json!({"ms": 60_000}), "tim");
-        for name in ["test.abort", "test.segfault"] {
-            expect_failure(&mut stage, turn, name, json!({}), "quarantin");
+        expect_failure(&mut stage, turn, "test.panic", json!({"message": "on purpose"}), &|_, reason| {
+            reason == "panic: on purpose"
+        });
+        expect_failure(&mut stage, turn, "test.hang", json!({"ms": HANGS}), &|_, reason| {
+            reason == format!("timed out after {TIMEOUT} s and did not react: its thread was given up")
+        });
+        for (name, signal) in [("test.abort", "ABRT"), ("test.segfault", "SEGV")] {
+            expect_failure(&mut stage, turn, name, json!({}), &|id, reason| is_quarantine(id, signal, reason));
         }
         if stage.is_seen() {
             break;
@@ -48,18 +55,29 @@ fn fail(row: &Row) -> Verdict {
     stage.end()
 }
 
-/// The job fails, with a reason that says why, and the worker goes on.
-fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, reason: &str) {
+/// Whether the reason is the quarantine of this job, with the evidence of three deaths, and says what one can do.
+fn is_quarantine(id: &str, signal: &str, reason: &str) -> bool {
+    let evidence = reason
+        .strip_prefix(&format!("quarantined, because {DEATHS} workers died while it ran: "))
+        .and_then(|rest| rest.strip_suffix(&format!(". To run it again: flohctl job quarantine release {id}")));
+    evidence.is_some_and(|evidence| {
+        let deaths: Vec<&str> = evidence.split("; ").collect();
+        let told = |death: &&str| death.contains(&format!("({signal}) on floh-worker@"));
+        deaths.len() == DEATHS && deaths.iter().all(told)
+    })
+}
+
+/// The job fails, with the reason that it must have, and the worker goes on.
+fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, is_right: &dyn Fn(&str, &str) -> bool) {
     let id = format!("{}-{turn}", name.replace('.', "-"));
     let opts = json!({"attempts": 1, "removeOnComplete": false, "removeOnFail": false, "jobId": id});
     stage.fleet.add(6, name, data, opts);
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + FAILS_WITHIN;
     loop {
         let job = stage.fleet.job(6, &id);
         if job["state"] == "failed" {
             let said = job["failedReason"].as_str().unwrap_or_default();
-            let told = said.to_lowercase().contains(reason);
-            stage.complain_if(!told, || format!("{name} failed with {said:?}, which does not say {reason:?}"));
+            stage.complain_if(!is_right(&id, said), || format!("{name} failed with {said:?}, which is not its reason"));
             break;
         }
         if Instant::now() > end {

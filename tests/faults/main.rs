@@ -18,6 +18,7 @@ mod story;
 mod support;
 #[macro_use]
 mod table;
+mod wake_ups;
 
 mod clock;
 mod failover;
@@ -27,6 +28,7 @@ mod half_open;
 mod handlers;
 mod killed;
 mod lost_answer;
+mod margin;
 mod postgres_down;
 mod redis_down;
 mod retried;

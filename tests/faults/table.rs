@@ -9,7 +9,7 @@ use std::{
 /// Makes the tests of a row out of its number in the table, its name, the parts of the worker that its controls switch
 /// off (mostly there is one control), and the function that runs it.
 macro_rules! row {
-    ($number:literal, $name:ident, off $off:literal $(| $other:literal)?, $run:path) => {
+    ($number:literal, $name:ident, off $off:literal $(| $other:literal $(| $third:literal)?)?, $run:path) => {
         mod $name {
             #[allow(unused_imports, reason = "the path of the function may begin anywhere")]
             use super::*;
@@ -27,7 +27,12 @@ macro_rules! row {
             $(#[test]
             fn another_control() {
                 $crate::table::Row { number: $number, name: stringify!($name), off: Some($other) }.run($run);
-            })?
+            }
+
+            $(#[test]
+            fn a_third_control() {
+                $crate::table::Row { number: $number, name: stringify!($name), off: Some($third) }.run($run);
+            })?)?
         }
     };
 }

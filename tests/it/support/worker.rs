@@ -4,11 +4,11 @@ use super::process::Guarded;
 use nix::sys::signal::Signal;
 use std::{
     env,
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::net::UnixDatagram,
     path::PathBuf,
     process::ExitStatus,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -153,10 +153,12 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// A failing test shows what its workers logged.
+    /// A failing test shows what its workers logged; where nobody reads that any more (the runner was terminated), a panic
+    /// here would abort the test before it has ended its servers.
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- floh-worker {} ---\n{}", self.instance, self.log());
+            let log = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = writeln!(io::stderr(), "--- floh-worker {} ---\n{}", self.instance, String::from_utf8_lossy(&log));
         }
     }
 }
