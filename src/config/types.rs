@@ -112,7 +112,7 @@ pub struct QueueConfig {
     pub name: String,
     /// Key prefix (`QUEUE_PREFIX`).
     pub prefix: String,
-    /// Jobs with more bytes of data fail without being read (`MAX_JOB_BYTES`).
+    /// Jobs with more bytes of data, or of options, fail without being read (`MAX_JOB_BYTES`).
     pub max_job_bytes: usize,
 }
 

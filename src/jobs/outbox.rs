@@ -76,7 +76,10 @@ impl Sender {
         let added = match self.queue.add_all(&jobs).await {
             Ok(added) => added,
             Err(error) => {
-                batch.give_up().await?;
+                // What the queue said is the news, also where the session has ended meanwhile.
+                if let Err(lost) = batch.give_up().await {
+                    tracing::debug!("the rows are free again with the end of their session: {lost}");
+                }
                 return Err(error.into());
             }
         };

@@ -65,6 +65,9 @@ impl Reconciler {
             let those = |wanted: Standing| -> Vec<i64> {
                 page.iter().zip(&standing).filter(|(_, found)| **found == wanted).map(|(row, _)| row.id).collect()
             };
+            // A hash alone says that a job is pending, and runs nothing. The search for such jobs takes long in a large Redis.
+            let pending = page.iter().zip(&standing).filter(|(_, found)| **found == Standing::Pending);
+            self.queue.restore_if_lost(pending.map(|(row, _)| row.job_id.clone()).collect()).await?;
             // What was done has its end committed before it left the queue: it does not count as lost, whenever it did so.
             let lost = those(Standing::Missing);
             if !lost.is_empty() {

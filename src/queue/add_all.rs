@@ -6,7 +6,7 @@ use super::{
     connection::{COMMAND_DEADLINE, Link},
     error::Error,
 };
-use redis::{Value, aio::ConnectionLike};
+use redis::{RedisError, Value, aio::ConnectionLike};
 
 /// What became of one of many jobs.
 #[derive(Debug)]
@@ -77,6 +77,18 @@ pub(super) async fn all_answers(link: &Link, name: &str, pipe: &redis::Pipeline)
     if pipe.is_empty() {
         return Ok(Vec::new());
     }
-    link.with(name, COMMAND_DEADLINE, async |mut connection| connection.req_packed_commands(pipe, 0, pipe.len()).await)
-        .await
+    link.with(name, COMMAND_DEADLINE, async |mut connection| {
+        let answers = connection.req_packed_commands(pipe, 0, pipe.len()).await?;
+        // That the server is no primary is said to one command and holds for the connection, and for all others.
+        match answers.iter().find_map(denial) {
+            Some(error) => Err(error),
+            None => Ok(answers),
+        }
+    })
+    .await
+}
+
+fn denial(answer: &Value) -> Option<RedisError> {
+    let Value::ServerError(error) = answer else { return None };
+    Some(RedisError::from(error.clone())).filter(Error::denies_primary)
 }

@@ -44,14 +44,22 @@ pub struct Job {
 }
 
 impl Job {
-    /// Reads the fields of a hash, as `HGETALL` gives them.
-    pub fn read<'a>(id: String, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, largest_data: usize) -> Job {
+    /// Reads the fields of a hash, as `HGETALL` gives them. None with more than `largest` bytes is read.
+    pub fn read<'a>(id: String, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, largest: usize) -> Job {
         let mut job = Job { id, ..Job::default() };
         let mut data: &[u8] = b"";
+        let mut too_large = None;
         for (name, value) in fields {
             match name {
-                b"name" => job.name = text(value),
                 b"data" => data = value,
+                b"name" | b"opts" if value.len() > largest => {
+                    let what = if name == b"opts" { "options have" } else { "name has" };
+                    too_large = Some(surplus(what, value.len(), largest));
+                }
+                // What is for people to read, and what only the scripts need.
+                b"stacktrace" | b"parent" if value.len() > largest => {}
+                b"defa" if value.len() > largest => job.deferred_failure = Some(text(&value[..largest])),
+                b"name" => job.name = text(value),
                 b"opts" => job.options = Options::parse(Some(&String::from_utf8_lossy(value))),
                 b"timestamp" => job.timestamp_ms = number(value).map_or(0, |n| n as i64),
                 b"processedOn" => job.processed_on_ms = number(value).map_or(0, |n| n as i64),
@@ -68,8 +76,8 @@ impl Job {
                 _ => {}
             }
         }
-        job.defect = defect(&job.name, data, largest_data);
-        if data.len() <= largest_data {
+        job.defect = too_large.or_else(|| defect(&job.name, data, largest));
+        if data.len() <= largest {
             job.data = text(data);
         }
         job
@@ -127,20 +135,24 @@ fn is_parent(text: &str) -> bool {
 }
 
 /// Why a job with this name and data cannot be run at all, if so.
-fn defect(name: &str, data: &[u8], largest_data: usize) -> Option<String> {
+fn defect(name: &str, data: &[u8], largest: usize) -> Option<String> {
     let size = data.len();
     if name.is_empty() {
         Some("the job's hash has no name: it was removed, or written by hand".to_string())
     } else if size == 0 {
         // Every client writes at least "{}": an empty or missing field is a hash that lost something.
         Some("the job's hash has no data: it was written by hand, or lost a part".to_string())
-    } else if size > largest_data {
-        Some(format!("the job's data has {size} bytes, more than the {largest_data} that are allowed"))
+    } else if size > largest {
+        Some(surplus("data has", size, largest))
     } else if str::from_utf8(data).is_err() {
         Some("the job's data is not UTF-8".to_string())
     } else {
         None
     }
+}
+
+fn surplus(what: &str, size: usize, largest: usize) -> String {
+    format!("the job's {what} {size} bytes, more than the {largest} that are allowed")
 }
 
 fn text(value: &[u8]) -> String {
@@ -170,6 +182,18 @@ mod tests {
         let job = read(&[("name", "x"), ("data", &"9".repeat(101))]);
         assert!(job.defect.is_some_and(|reason| reason.contains("101 bytes")));
         assert!(job.data.is_empty());
+    }
+
+    #[test]
+    fn no_field_beyond_the_limit_is_read() {
+        let many = "9".repeat(101);
+        let job = |field: &str| read(&[("name", "x"), ("data", "{}"), (field, &many)]);
+        let reason = job("opts").defect.unwrap();
+        assert_eq!(reason, "the job's options have 101 bytes, more than the 100 that are allowed");
+        assert!(job("opts").options.raw.is_empty());
+        assert!(job("name").name.len() <= 100 && job("name").defect.unwrap().contains("name has 101 bytes"));
+        assert_eq!((job("stacktrace").defect, job("parent").broken_fields), (None, false));
+        assert_eq!(job("defa").deferred_failure.unwrap().len(), 100);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Queue {
     pub qualified_name: String,
     /// The connection for commands.
     pub link: Link,
-    /// Data larger than this fails a job before it is parsed.
+    /// Data or options larger than this fail a job before they are parsed.
     pub max_job_bytes: usize,
 }
 

@@ -148,10 +148,7 @@ impl Queue {
             let (next, keys): (u64, Vec<String>) = self.link.query(&scan, "SCAN", COMMAND_DEADLINE).await?;
             let ids = keys.iter().filter_map(|key| self.job_id(key)).filter(|id| !waiting.contains(id)).collect();
             for id in self.perhaps_lost(ids).await? {
-                if self.restore(&id).await? {
-                    tracing::warn!(floh_job_id = %id, "a job that was in no list or set waits again");
-                    restored += 1;
-                }
+                restored += usize::from(self.restore(&id).await?);
             }
             if next == 0 {
                 return Ok(Some(restored));
@@ -161,17 +158,33 @@ impl Queue {
         }
     }
 
-    /// Of these jobs those that have not ended and are not delayed: most have or are, and that is asked for a whole page at
-    /// once.
+    /// Puts those of these jobs back that are in no list or set, at once and whatever the size of the database; how many.
+    /// Not where more jobs wait than can be remembered: a look for each in a list of that length would stop Redis.
+    pub async fn restore_if_lost(&self, ids: Vec<String>) -> Result<usize, Error> {
+        let suspects = self.perhaps_lost(ids).await?;
+        if suspects.is_empty() {
+            return Ok(0);
+        }
+        let Some(waiting) = self.waiting_ids().await? else { return Ok(0) };
+        let mut restored = 0;
+        for id in suspects.iter().filter(|id| !waiting.contains(*id)) {
+            restored += usize::from(self.restore(id).await?);
+        }
+        Ok(restored)
+    }
+
+    /// Of these jobs those that have not ended, are not delayed and not among the prioritized: most have or are, and that is
+    /// asked for a whole page at once.
     async fn perhaps_lost(&self, mut ids: Vec<String>) -> Result<Vec<String>, Error> {
         let mut pipe = redis::pipe();
         for id in &ids {
             pipe.cmd("HEXISTS").arg(self.keys.job(id)).arg("finishedOn");
             pipe.cmd("ZSCORE").arg(&self.keys.delayed).arg(id);
+            pipe.cmd("ZSCORE").arg(&self.keys.prioritized).arg(id);
         }
         let answers = all_answers(&self.link, "the state of jobs", &pipe).await?;
-        let mut pairs = answers.chunks_exact(2);
-        ids.retain(|_| pairs.next().is_some_and(|pair| pair[0] == Value::Int(0) && pair[1] == Value::Nil));
+        let mut found = answers.chunks_exact(3);
+        ids.retain(|_| found.next().is_some_and(|found| *found == [Value::Int(0), Value::Nil, Value::Nil]));
         Ok(ids)
     }
 
@@ -231,7 +244,11 @@ impl Queue {
                 &[id.as_bytes(), keys.priority_counter.as_bytes(), keys.events.as_bytes()],
             )
             .await?;
-        Ok(answer == Value::Int(1))
+        let restored = answer == Value::Int(1);
+        if restored {
+            tracing::warn!(floh_job_id = %id, "a job that was in no list or set waits again");
+        }
+        Ok(restored)
     }
 }
 

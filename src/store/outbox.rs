@@ -46,6 +46,10 @@ impl WakeUp {
     }
 }
 
+/// How long a sender may do nothing while it holds rows: the takes of their jobs wait for them. Longer than one call to
+/// Redis may take, so that a Redis that is silent ends no session.
+const SENDER_PAUSE: &str = "4s";
+
 /// Attempts of a job that says nothing, as in the table.
 const ATTEMPTS: i32 = 4;
 
@@ -171,7 +175,8 @@ impl Store {
             ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED";
         let client = self.client().await?;
         let mut batch = OutboxBatch { client, rows: Vec::new(), open: true };
-        batch.client.batch_execute("BEGIN").await?;
+        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{SENDER_PAUSE}'");
+        batch.client.batch_execute(&begin).await?;
         for row in batch.client.query(sql, &[&queue, &limit]).await? {
             batch.rows.push(Unsent {
                 id: row.try_get(0)?,

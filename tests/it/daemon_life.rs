@@ -437,6 +437,41 @@ fn after_any_fault_of_redis_the_next_job_is_picked_up_within_five_seconds() {
 }
 
 #[test]
+fn eight_jobs_at_a_time_need_three_connections_and_one_blocked_read() {
+    let mut fleet = Fleet::start();
+    // Whoever else is connected is so before the worker.
+    fleet.add(6, "test.echo", json!({}), json!({}));
+    let clients = |fleet: &mut Fleet| -> Vec<(String, String)> {
+        let list: String = fleet.redis("CLIENT", &[&"LIST"]);
+        let client = |line: &str| {
+            let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap().to_string();
+            (field("id="), field("cmd="))
+        };
+        list.lines().map(client).collect()
+    };
+    let before: Vec<String> = clients(&mut fleet).into_iter().map(|(id, _)| id).collect();
+    let worker = fleet.worker("1", &[("WORKER_CONCURRENCY", "8")]);
+    let ids: Vec<String> = (0..8).map(|_| fleet.add(6, "test.sleep", json!({"ms": 2000}), json!({}))).collect();
+    let active = fleet.key("active");
+    wait_for("eight at a time", SOON, || (fleet.redis::<u64>("LLEN", &[&active]) == 8).then_some(()));
+    let mut seen = 0;
+    let mut look = |fleet: &mut Fleet| {
+        let mut new = clients(fleet);
+        new.retain(|(id, _)| !before.contains(id));
+        let blocked = new.iter().filter(|(_, command)| command == "bzpopmin").count();
+        assert!(new.len() <= 3 && blocked <= 1, "{new:?}\n{}", worker.log());
+        seen = seen.max(blocked);
+        seen
+    };
+    look(&mut fleet);
+    for id in &ids {
+        fleet.wait_state(6, id, "completed", SOON);
+        look(&mut fleet);
+    }
+    wait_for("the blocked read", SOON, || (look(&mut fleet) == 1).then_some(()));
+}
+
+#[test]
 fn an_id_of_0_is_an_id_like_any_other() {
     let mut fleet = Fleet::start();
     let _worker = fleet.worker("1", &[]);

@@ -4,10 +4,15 @@ use crate::support::{
     RedisServer, eventually,
     sentinel::{ask, connection},
 };
-use floh_worker::queue::{
-    Error,
-    connection::{COMMAND_DEADLINE, Fate, Link},
+use floh_worker::{
+    config::QueueConfig,
+    queue::{
+        Error, Queue,
+        add::NewJob,
+        connection::{COMMAND_DEADLINE, Fate, Link},
+    },
 };
+use serde_json::json;
 use std::{
     fs,
     time::{Duration, Instant},
@@ -55,6 +60,25 @@ async fn an_answer_that_denies_the_primary_condemns_every_connection_and_another
         let after = (id(&one).await, id(&other).await);
         assert_eq!((before.0 == after.0, before.1), (!unavailable, after.1), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_inside_a_pipeline_denies_the_primary_as_well() {
+    let (server, primary) = (RedisServer::start(), RedisServer::start());
+    let fate = Fate::default();
+    let names = QueueConfig { name: "q".into(), prefix: "bull".into(), max_job_bytes: 1024 * 1024 };
+    let queue = Queue::new(&names, &server.config(), fate.clone()).unwrap();
+    let other = Link::new(&server.config(), fate, None).unwrap();
+    let job = |id: &str| [NewJob { id: Some(id.into()), ..NewJob::new("x", json!({})) }];
+    queue.add_all(&job("a")).await.unwrap();
+    let before = (id(&queue.link).await, id(&other).await);
+    let port = primary.port().to_string();
+    let mut control = connection(server.port());
+    let _: String = ask(&mut control, &["REPLICAOF", "127.0.0.1", &port]);
+    let error = queue.add_all(&job("b")).await.unwrap_err();
+    assert!(error.is_unavailable(), "{error:?}");
+    let _: String = ask(&mut control, &["REPLICAOF", "NO", "ONE"]);
+    assert!(id(&queue.link).await != before.0 && id(&other).await != before.1, "{before:?}");
 }
 
 #[tokio::test]

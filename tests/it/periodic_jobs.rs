@@ -128,6 +128,18 @@ fn the_worker_schedules_its_own_jobs_and_runs_their_ticks() {
 }
 
 #[test]
+fn without_a_key_no_checkpoint_is_scheduled() {
+    let mut fleet = Fleet::start_with_periodic_jobs();
+    let worker = fleet.worker("1", &[]);
+    worker.wait_log("AUDIT_CHECKPOINT_KEY: not set, so no audit checkpoint is scheduled");
+    // All schedulers are registered in one go: what is not there behind the first one that is, will not come.
+    wait_for("a scheduler", SOON, || (!schedulers(&mut fleet).is_empty()).then_some(()));
+    let id = fleet.add(6, "test.echo", json!({}), json!({}));
+    fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(schedulers(&mut fleet), [["stuck-run-recovery", "*/15 * * * *", "UTC"]]);
+}
+
+#[test]
 fn a_log_that_was_reset_behind_the_workers_back_is_not_signed_again() {
     let mut fleet = Fleet::start();
     let worker = fleet.worker("1", &[KEY]);

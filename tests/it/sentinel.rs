@@ -1,11 +1,11 @@
 //! Links that ask sentinels where the primary is, over real sentinels: whom they believe, and what they say.
 
 use crate::support::{
-    RedisServer, free_port,
-    sentinel::{MASTER, Sentinel, ask, asking, connection, replica_of},
+    RedisServer, eventually, free_port,
+    sentinel::{MASTER, Sentinel, ask, asking, connection, replica_at, replica_of},
 };
 use floh_worker::{
-    config::{QueueConfig, RedisConfig},
+    config::{QueueConfig, RedisConfig, RedisEndpoint},
     queue::{
         Error, Queue,
         add::NewJob,
@@ -218,4 +218,53 @@ async fn tls_is_spoken_to_the_sentinels_and_to_the_primary() {
     // Both ports that are plain are of no use to a link with TLS, and those with TLS to one without.
     assert!(port(&RedisConfig { tls: true, ..asking(&[sentinel.port()]) }).await.unwrap_err().is_unavailable());
     assert!(port(&asking(&[sentinel_port])).await.unwrap_err().is_unavailable());
+}
+
+/// A primary and its replica that are known by `host` alone, and a sentinel that is asked there: a link finds the primary,
+/// and the other one when it has been replaced.
+async fn is_followed_at(host: &str, servers: &[&str], settings: &[&str]) {
+    const SOON: Duration = Duration::from_secs(30);
+    let primary = RedisServer::start_with(servers);
+    let replica = replica_at(host, primary.port(), servers);
+    let sentinel = Sentinel::watching_at(host, primary.port(), 1, settings);
+    let named = || -> (String, u16) { sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]) };
+    assert_eq!(named(), (host.to_string(), primary.port()));
+    let endpoint =
+        RedisEndpoint::Sentinels { sentinels: vec![(host.to_string(), sentinel.port())], master: MASTER.into() };
+    let config = RedisConfig { endpoint, ..asking(&[]) };
+    assert_eq!(port(&config).await.unwrap(), primary.port());
+    let queue = queue(&config);
+    queue.add(&NewJob::new("x", json!({}))).await.unwrap();
+
+    eventually("the sentinel sees the replica well", SOON, async || {
+        let replicas: Vec<Vec<String>> = sentinel.ask(&["SENTINEL", "REPLICAS", MASTER]);
+        let facts = replicas.first()?;
+        let is = |pair: [&str; 2]| facts.chunks(2).any(|found| found == pair);
+        (is(["ip", host]) && is(["flags", "slave"]) && is(["master-link-status", "ok"])).then_some(())
+    })
+    .await;
+    sentinel.fail_over();
+    eventually("the promotion", SOON, async || (named() == (host.to_string(), replica.port())).then_some(())).await;
+    eventually("the link follows", SOON, async || {
+        let added = queue.add(&NewJob::new("y", json!({}))).await;
+        let at_replica = ask::<u64>(&mut connection(replica.port()), &["LLEN", &queue.keys.wait]);
+        (added.is_ok() && at_replica >= 2 && port(&config).await.ok()? == replica.port()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_primary_with_an_address_of_version_6_is_found_and_followed() {
+    if TcpListener::bind(("::1", 0)).is_err() {
+        eprintln!("NOT TESTED: this machine has no ::1, so sentinels were not tried with addresses of version 6");
+        return;
+    }
+    // Both, because the test's own questions go to 127.0.0.1.
+    is_followed_at("::1", &["--bind", "::1", "127.0.0.1"], &["bind ::1 127.0.0.1"]).await;
+}
+
+#[tokio::test]
+async fn a_primary_that_its_sentinels_give_by_name_is_found_and_followed() {
+    let settings = ["sentinel resolve-hostnames yes", "sentinel announce-hostnames yes"];
+    is_followed_at("localhost", &["--replica-announce-ip", "localhost"], &settings).await;
 }

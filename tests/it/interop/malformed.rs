@@ -51,7 +51,7 @@ fn hashes_that_are_no_proper_jobs_fail_with_a_reason() {
             &["data", "JSON"],
         ),
         (
-            "not-utf8",
+            "no-json-at-all",
             &[("name", "test.echo"), ("data", "\u{0}"), ("opts", "{}"), ("timestamp", NOW)],
             &["data", "JSON"],
         ),

@@ -188,6 +188,46 @@ async fn a_wake_up_whose_older_run_committed_is_not_run_again() {
     assert_eq!(bench.take("a", 200).await, Take::Done);
 }
 
+/// The search through all keys takes long in a large Redis; a wake-up does not wait for it.
+#[tokio::test]
+async fn a_wake_up_whose_hash_is_in_no_list_is_put_back_by_the_comparison() {
+    let bench = Bench::start().await;
+    let later = WakeUp { due_at: Some(Utc::now() + chrono::Duration::hours(1)), ..wake_up("later") };
+    let urgent = WakeUp { priority: 3, ..wake_up("urgent") };
+    bench.store.enqueue(&[wake_up("now"), wake_up("stays"), later, urgent]).await.unwrap();
+    assert_eq!(bench.sender.send_all().await.unwrap(), 4);
+    bench.sql("UPDATE job_outbox SET sent_at = sent_at - interval '1 minute'").await;
+    let keys = &bench.queue.keys;
+    let removed: i64 = bench.redis(&["LREM", &keys.wait, "0", "now"]).await;
+    let delayed: i64 = bench.redis(&["ZREM", &keys.delayed, "later"]).await;
+    let prioritized: i64 = bench.redis(&["ZREM", &keys.prioritized, "urgent"]).await;
+    assert_eq!((removed, delayed, prioritized), (1, 1, 1));
+    let places = async || {
+        let waiting: Vec<String> = bench.redis(&["LRANGE", &keys.wait, "0", "-1"]).await;
+        let delayed: Vec<String> = bench.redis(&["ZRANGE", &keys.delayed, "0", "-1"]).await;
+        let prioritized: Vec<String> = bench.redis(&["ZRANGE", &keys.prioritized, "0", "-1"]).await;
+        [waiting, delayed, prioritized].map(|ids| ids.join(" "))
+    };
+    assert_eq!(places().await, ["stays", "", ""]);
+    for _ in 0..2 {
+        assert_eq!(bench.reconciler.turn().await.unwrap(), Some(0), "nothing is to be sent again");
+        assert_eq!(places().await, ["now stays", "later", "urgent"]);
+        let _: i64 = bench.redis(&["DEL", &format!("{}floh-worker:reconcile", keys.base)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_sender_that_froze_holds_its_rows_for_a_few_seconds_only() {
+    let bench = Bench::start().await;
+    bench.store.enqueue(&[wake_up("a")]).await.unwrap();
+    let batch = bench.store.outbox_batch(QUEUE, 100).await.unwrap().unwrap();
+    let asked = std::time::Instant::now();
+    bench.lease("a", 100).await;
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    let ids: Vec<i64> = batch.rows.iter().map(|row| row.id).collect();
+    batch.close(&ids, &[]).await.expect_err("its session was ended");
+}
+
 #[tokio::test]
 async fn a_row_ends_with_its_job_s_failure_for_good_and_not_with_one_that_is_tried_again() {
     let bench = Bench::start().await;

@@ -81,6 +81,20 @@ fn one_that_was_running_in_a_frozen_worker_runs_elsewhere_and_has_one_effect() {
     assert_eq!(fleet.effects(), [("mark".to_string(), 1), ("slow".to_string(), 1)].into());
 }
 
+/// With the counter of ids everything begins anew, and what was committed under an id says nothing of its next job.
+#[test]
+fn an_id_that_redis_gives_out_again_is_a_new_job() {
+    let mut fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    for key in ["before", "after"] {
+        let id = fleet.add(6, "test.effect", json!({"key": key}), json!({"attempts": 1}));
+        let job = fleet.wait_state(6, &id, "completed", SOON);
+        assert_eq!((id.as_str(), &job["returnvalue"]["key"]), ("1", &json!(key)), "{job:#}");
+        wipe(&mut fleet);
+    }
+    assert_eq!(fleet.effects(), [("after".to_string(), 1), ("before".to_string(), 1)].into());
+}
+
 #[test]
 fn a_job_in_no_list_is_back_within_a_minute() {
     let mut fleet = Fleet::start();

@@ -31,8 +31,13 @@ impl Sentinel {
     /// A sentinel that watches the server on this port of 127.0.0.1, which must answer, and needs `quorum` voices to
     /// replace it; `settings` are further lines of its configuration.
     pub fn watching(port: u16, quorum: usize, settings: &[&str]) -> Sentinel {
+        Sentinel::watching_at("127.0.0.1", port, quorum, settings)
+    }
+
+    /// The same of a server on another address, or under a name.
+    pub fn watching_at(host: &str, port: u16, quorum: usize, settings: &[&str]) -> Sentinel {
         let mut lines = vec![
-            format!("sentinel monitor {MASTER} 127.0.0.1 {port} {quorum}"),
+            format!("sentinel monitor {MASTER} {host} {port} {quorum}"),
             format!("sentinel down-after-milliseconds {MASTER} 500"),
             format!("sentinel failover-timeout {MASTER} 3000"),
         ];
@@ -108,7 +113,8 @@ impl Sentinel {
         self.process.as_ref().expect("a running sentinel").signal(Signal::SIGSTOP);
     }
 
-    fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+    /// Runs a command there.
+    pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         ask(&mut connection(self.port), words)
     }
 
@@ -192,10 +198,15 @@ pub fn wait_promoted(sentinels: &[Sentinel], port: u16) {
 
 /// A server that follows the one on this port of 127.0.0.1, and has all that that one has.
 pub fn replica_of(port: u16, options: &[&str]) -> RedisServer {
+    replica_at("127.0.0.1", port, options)
+}
+
+/// The same of a server that is found there.
+pub fn replica_at(host: &str, port: u16, options: &[&str]) -> RedisServer {
     // A primary waits for more replicas before it begins to copy, by default.
     let _: String = ask(&mut connection(port), &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
     let port = port.to_string();
-    let replica = RedisServer::start_with(&[&["--replicaof", "127.0.0.1", &port], options].concat());
+    let replica = RedisServer::start_with(&[&["--replicaof", host, &port], options].concat());
     let mut connection = connection(replica.port());
     wait_for("the replica has copied", SOON, || {
         let role: redis::Value = ask(&mut connection, &["ROLE"]);
