@@ -27,6 +27,9 @@ const DEATHS: usize = 3;
 const HANGS: u64 = 60_000;
 const FAILS_WITHIN: Duration = Duration::from_secs(30);
 
+/// Whether the job of this id must have failed with this reason.
+type IsReason<'a> = &'a dyn Fn(&str, &str) -> bool;
+
 fn fail(row: &Row) -> Verdict {
     let times = row.choose(1, 5);
     let fault = format!("handlers panic, hang, abort and segfault, {times} of each");
@@ -50,7 +53,7 @@ fn fail(row: &Row) -> Verdict {
 /// One job of each kind, each with the reason that it must have.
 fn expect_failures(stage: &mut Stage, turn: usize) {
     let hung = format!("timed out after {TIMEOUT} s and did not react: its thread was given up");
-    let kinds: [(&str, Value, &dyn Fn(&str, &str) -> bool); 4] = [
+    let kinds: [(&str, Value, IsReason); 4] = [
         ("test.panic", json!({"message": "on purpose"}), &|_, reason| reason == "panic: on purpose"),
         ("test.hang", json!({"ms": HANGS}), &|_, reason| reason == hung),
         ("test.abort", json!({}), &|id, reason| is_quarantine(id, "ABRT", reason)),
@@ -77,7 +80,7 @@ fn is_quarantine(id: &str, signal: &str, reason: &str) -> bool {
 }
 
 /// The job fails, with the reason that it must have, and the worker goes on.
-fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, is_right: &dyn Fn(&str, &str) -> bool) {
+fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, is_right: IsReason) {
     let id = format!("{}-{turn}", name.replace('.', "-"));
     let opts = json!({"attempts": 1, "removeOnComplete": false, "removeOnFail": false, "jobId": id});
     stage.fleet.add(6, name, data, opts);
