@@ -27,6 +27,9 @@ const DEATHS: usize = 3;
 const HANGS: u64 = 60_000;
 const FAILS_WITHIN: Duration = Duration::from_secs(30);
 
+/// Whether the job of this id must have failed with this reason.
+type IsReason<'a> = &'a dyn Fn(&str, &str) -> bool;
+
 fn fail(row: &Row) -> Verdict {
     let times = row.choose(1, 5);
     let fault = format!("handlers panic, hang, abort and segfault, {times} of each");
@@ -39,20 +42,29 @@ fn fail(row: &Row) -> Verdict {
     });
     stage.deaths_expected = true;
     for turn in 0..times {
-        expect_failure(&mut stage, turn, "test.panic", json!({"message": "on purpose"}), &|_, reason| {
-            reason == "panic: on purpose"
-        });
-        expect_failure(&mut stage, turn, "test.hang", json!({"ms": HANGS}), &|_, reason| {
-            reason == format!("timed out after {TIMEOUT} s and did not react: its thread was given up")
-        });
-        for (name, signal) in [("test.abort", "ABRT"), ("test.segfault", "SEGV")] {
-            expect_failure(&mut stage, turn, name, json!({}), &|id, reason| is_quarantine(id, signal, reason));
-        }
+        expect_failures(&mut stage, turn);
         if stage.is_seen() {
             break;
         }
     }
     stage.end()
+}
+
+/// One job of each kind, each with the reason that it must have.
+fn expect_failures(stage: &mut Stage, turn: usize) {
+    let hung = format!("timed out after {TIMEOUT} s and did not react: its thread was given up");
+    let kinds: [(&str, Value, IsReason); 4] = [
+        ("test.panic", json!({"message": "on purpose"}), &|_, reason| reason == "panic: on purpose"),
+        ("test.hang", json!({"ms": HANGS}), &|_, reason| reason == hung),
+        ("test.abort", json!({}), &|id, reason| is_quarantine(id, "ABRT", reason)),
+        ("test.segfault", json!({}), &|id, reason| is_quarantine(id, "SEGV", reason)),
+    ];
+    for (name, data, is_right) in kinds {
+        expect_failure(stage, turn, name, data, is_right);
+        if stage.is_seen() {
+            return;
+        }
+    }
 }
 
 /// Whether the reason is the quarantine of this job, with the evidence of three deaths, and says what one can do.
@@ -68,7 +80,7 @@ fn is_quarantine(id: &str, signal: &str, reason: &str) -> bool {
 }
 
 /// The job fails, with the reason that it must have, and the worker goes on.
-fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, is_right: &dyn Fn(&str, &str) -> bool) {
+fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, is_right: IsReason) {
     let id = format!("{}-{turn}", name.replace('.', "-"));
     let opts = json!({"attempts": 1, "removeOnComplete": false, "removeOnFail": false, "jobId": id});
     stage.fleet.add(6, name, data, opts);

@@ -2,11 +2,14 @@
 //! committed and its result acknowledged.
 
 use crate::{
-    stage::{Plan, Stage},
+    stage::{Plan, Stage, now_ms},
     table::{Row, Verdict},
 };
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 // Without what the finish acknowledged, a retry looks like a finish that was lost: the committed result is its end.
 row!(19, retried_by_hand, off "acknowledged", retried);
@@ -52,18 +55,23 @@ fn failed(stage: &mut Stage, key: &str, resets: &Value, times: u64) {
 
 fn again(stage: &mut Stage, key: &str, state: &str, resets: &Value, times: u64) {
     for turn in 1..=times {
+        let asked = now_ms();
         stage.fleet.call(6, "retry", json!({"job": key, "state": state, "opts": resets}));
-        let end = std::time::Instant::now() + SOON;
-        while stage.fleet.starts(key).len() as u64 <= turn && std::time::Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
+        let end = Instant::now() + SOON;
+        while starts_since(stage, key, asked) == 0 && Instant::now() < end {
+            sleep(Duration::from_millis(20));
         }
-        let starts = stage.fleet.starts(key).len();
-        stage.complain_if(starts as u64 != turn + 1, || {
-            format!("{key} ({resets}) started {starts} times after {turn} retries")
-        });
+        stage.fleet.wait_state(6, key, state, SOON);
+        let starts = starts_since(stage, key, asked);
+        stage.complain_if(starts != 1, || format!("{key} ({resets}) started {starts} times after retry {turn}"));
         if stage.is_seen() {
             return;
         }
-        stage.fleet.wait_state(6, key, state, SOON);
     }
+}
+
+/// How often the job was started from this time on.
+fn starts_since(stage: &mut Stage, key: &str, since: u64) -> usize {
+    let events = stage.fleet.stream_since(since);
+    events.iter().filter(|event| event.name == "active" && event.job.as_deref() == Some(key)).count()
 }
