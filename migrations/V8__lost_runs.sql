@@ -178,8 +178,8 @@ BEGIN
     END IF;
 END $$;
 
--- Requests to cancel a job by the token of its lock, so that no other fetch of the job is meant: they also reach one that
--- waits until it may run, which the ledger does not know yet.
+-- Requests to cancel a job by the token of its lock, so that no other fetch of the job is meant: they also reach one
+-- that waits until it may run, which the ledger does not know yet.
 CREATE TABLE job_cancel_request (
     invocation uuid NOT NULL,
     job_id text NOT NULL,
@@ -189,9 +189,9 @@ CREATE TABLE job_cancel_request (
     PRIMARY KEY (invocation, job_id)
 );
 
--- Asks whoever runs the latest attempt of a job to cancel it. Returns who that is, and the epoch of the attempt; nothing
--- if the ledger knows of nobody. A job that has completed without a result in the ledger looks as if it still ran: the
--- queue knows.
+-- Asks whoever runs the latest attempt of a job to cancel it. Returns who that is, and the epoch of the attempt;
+-- nothing if the ledger knows of nobody. A job that has completed without a result in the ledger looks as if it still
+-- ran: the queue knows.
 CREATE FUNCTION ask_to_cancel(p_queue text, p_job_id text, p_reason text, OUT instance text, OUT epoch bigint)
 RETURNS SETOF record
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -211,18 +211,23 @@ LANGUAGE sql SET search_path FROM CURRENT AS $$
     SELECT a.instance FROM ask_to_cancel(p_queue, p_job_id, p_reason) a
 $$;
 
--- Asks the life that holds a job's lock to cancel the job. Returns its instance; nothing if it is none of ours.
+-- Asks the life that holds a job's lock to cancel the job. Returns its instance; nothing if it is none of ours: one
+-- that has neither said yet that it lives nor taken a job.
 CREATE FUNCTION ask_to_cancel_held(p_invocation uuid, p_job_id text, p_token text, p_reason text) RETURNS SETOF text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    v_instance text := coalesce(
+        (SELECT w.instance FROM worker_instance w WHERE w.invocation = p_invocation),
+        (SELECT j.instance FROM job_execution j WHERE j.invocation = p_invocation AND j.state = 'taken' LIMIT 1));
 BEGIN
-    INSERT INTO job_cancel_request (invocation, job_id, token, reason)
-        SELECT w.invocation, p_job_id, p_token, p_reason FROM worker_instance w WHERE w.invocation = p_invocation
-        ON CONFLICT (invocation, job_id)
-            DO UPDATE SET token = EXCLUDED.token, reason = EXCLUDED.reason, requested_at = now();
-    IF FOUND THEN
+    IF v_instance IS NOT NULL THEN
+        INSERT INTO job_cancel_request (invocation, job_id, token, reason)
+            VALUES (p_invocation, p_job_id, p_token, p_reason)
+            ON CONFLICT (invocation, job_id)
+                DO UPDATE SET token = EXCLUDED.token, reason = EXCLUDED.reason, requested_at = now();
         PERFORM pg_notify(worker_channel(), 'cancel');
+        RETURN NEXT v_instance;
     END IF;
-    RETURN QUERY SELECT w.instance FROM worker_instance w WHERE w.invocation = p_invocation;
 END $$;
 
 INSERT INTO schema_version (version, compatible_from) VALUES (8, '0.1.0');

@@ -143,14 +143,16 @@ fn flohctl_says_why_a_job_is_not_cancelled() {
 
 #[test]
 fn flohctl_does_not_call_a_job_cancelled_that_has_completed_meanwhile() {
+    // Shorter than a handler may take to react, so that it may also begin after the request.
+    const BLOCKED: u64 = 1800;
     let mut fleet = Fleet::start();
     let worker = fleet.worker("1", &[]);
     let kept = "has completed on floh-worker@1 before it could be cancelled";
     let removed = "has ended on floh-worker@1 and was removed: it may have completed";
     for (options, what) in [(json!({}), kept), (json!({"removeOnComplete": true}), removed)] {
-        let id = fleet.add(6, "test.hang", json!({"ms": 3000}), options);
+        let id = fleet.add(6, "test.hang", json!({"ms": BLOCKED}), options);
         wait_taken(&fleet, &id);
-        let over = Instant::now() + Duration::from_secs(3);
+        let over = Instant::now() + Duration::from_millis(BLOCKED);
         // The request reaches the worker when the job's work is done.
         worker.signal(Signal::SIGSTOP);
         let environment = fleet.environment();
@@ -160,7 +162,8 @@ fn flohctl_does_not_call_a_job_cancelled_that_has_completed_meanwhile() {
         let asked = format!("SELECT 1 FROM floh_worker.job_cancel_request WHERE job_id = '{id}'");
         let done = std::thread::scope(|scope| {
             let asking = scope.spawn(|| child::run(&binary("flohctl"), prepare, b"", Duration::from_secs(60)));
-            wait_for("the request", SOON, || (!fleet.sql(&asked).is_empty()).then_some(()));
+            let known = || asking.is_finished() || !fleet.sql(&asked).is_empty();
+            wait_for("the request", Duration::from_secs(60), || known().then_some(()));
             std::thread::sleep(over.saturating_duration_since(Instant::now()));
             worker.signal(Signal::SIGCONT);
             asking.join().unwrap()

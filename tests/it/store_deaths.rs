@@ -162,6 +162,8 @@ async fn a_request_by_token_is_for_a_life_of_ours() {
     let token = format!("{}:7", start.invocation);
     let ask = || store.ask_to_cancel_held(start.invocation, "a", &token, "why");
     assert_eq!(ask().await.unwrap(), None);
+    taken(&store, &identity("a"), &start).await;
+    assert_eq!(ask().await.unwrap().as_deref(), Some("1"), "it has not said yet that it lives");
     store.heartbeat(&beat(&start)).await.unwrap();
     for _ in 0..2 {
         assert_eq!(ask().await.unwrap().as_deref(), Some("1"));

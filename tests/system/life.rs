@@ -180,7 +180,7 @@ fn a_job_whose_worker_is_killed_three_times_while_it_runs_is_quarantined() {
     wait_for("the quarantine", Duration::from_secs(60), || (jobs.state(&id) == "failed").then_some(()));
     let reason = jobs.look(&id)["failedReason"].to_string();
     assert!(reason.contains("quarantined") && reason.contains("signal (KILL)"), "{reason}");
-    assert_eq!(suspicions(&machine).trim(), [format!("{id}|1|signal (KILL)"); 3].join("\n"));
+    assert_eq!(suspicions(&machine).trim(), vec![format!("{id}|1|signal (KILL)"); 3].join("\n"));
     let listed = machine.ok("flohctl job quarantine list");
     assert!(listed.contains(&format!("{id} test.sleep since")), "{listed}");
     let told = journal(&machine, &format!("MESSAGE_ID={} FLOH_JOB_ID={id}", events::JOB_SUSPECTED));
