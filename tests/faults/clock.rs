@@ -63,7 +63,10 @@ fn wrong(row: &Row) -> Verdict {
 fn judge_delays(stage: &mut Stage, story: &Story, delayed: &[(String, u64)]) {
     for (key, delay) in delayed {
         let told = story.0.get(key).cloned().unwrap_or_default();
-        let (Some(added), Some(start)) = (told.added, told.starts.first()) else {
+        // The delay counts from the producer's own time, which is a little before Redis has the job.
+        let hash = stage.fleet.key(key);
+        let added: Option<u64> = stage.fleet.redis("HGET", &[&hash, &"timestamp"]);
+        let (Some(added), Some(start)) = (added, told.starts.first()) else {
             stage.complain(format!("{key} was not started"));
             continue;
         };

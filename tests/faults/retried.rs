@@ -37,7 +37,7 @@ fn retried(row: &Row) -> Verdict {
 
 /// A completed job: each retry writes its effect once more.
 fn completed(stage: &mut Stage, key: &str, resets: &Value, times: u64) {
-    let opts = json!({"attempts": 1, "removeOnComplete": false, "jobId": key});
+    let opts = json!({"attempts": 1, "removeOnComplete": false, "jobId": key, "lifo": true});
     stage.fleet.add(6, "test.effect", json!({"key": key}), opts);
     stage.keys.insert(key.to_string());
     stage.wanted.insert(key.to_string(), times + 1);
@@ -47,7 +47,7 @@ fn completed(stage: &mut Stage, key: &str, resets: &Value, times: u64) {
 
 /// A failed one: each retry starts it once more.
 fn failed(stage: &mut Stage, key: &str, resets: &Value, times: u64) {
-    let opts = json!({"attempts": 1, "removeOnFail": false, "jobId": key});
+    let opts = json!({"attempts": 1, "removeOnFail": false, "jobId": key, "lifo": true});
     stage.fleet.add(6, "test.fail", json!({"reason": "no"}), opts);
     stage.fleet.wait_state(6, key, "failed", SOON);
     again(stage, key, "failed", resets, times);
