@@ -2,8 +2,8 @@
 //! neighbour.
 //!
 //! Ordinary jobs share a gate and a suspect has it to itself. Whoever waits holds nothing, and the gate is opened in the
-//! order of asking, so nobody waits for ever: a suspect waits for the jobs that run, what was fetched after it waits for
-//! the suspect, a second suspect comes after the first. A thread that was given up counts for nobody.
+//! order of asking, so nobody waits for ever: a suspect waits for the jobs that run, a second suspect comes after the first,
+//! and what was fetched beside them is given back when they take long. A thread that was given up counts for nobody.
 
 use super::holds::{Cause, Holds};
 use crate::{
@@ -16,9 +16,13 @@ use crate::{
 use std::{
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::sync::CancellationToken;
+
+/// How long an ordinary job waits for a suspect.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Held while an ordinary job runs.
 pub(super) type Beside = OwnedRwLockReadGuard<()>;
@@ -37,9 +41,26 @@ impl Alone {
         Alone { gate: Arc::default(), suspects: Mutex::default(), holds, draining }
     }
 
-    /// Waits until no suspect runs, or waits to.
+    /// Waits until no suspect runs, or waits to; not for long, because another worker can have the job meanwhile.
     pub(super) async fn beside(&self, lease: &Lease) -> Result<Beside, Outcome> {
-        self.wait(lease, Arc::clone(&self.gate).read_owned()).await
+        tokio::select! {
+            biased;
+            gate = self.wait(lease, Arc::clone(&self.gate).read_owned()) => gate,
+            () = self.in_the_way() => {
+                Err(Outcome::Interrupted("a job that was running when a worker died runs alone here".into()))
+            }
+        }
+    }
+
+    /// A suspect has the gate for longer than [`PATIENCE`], and nothing is fetched meanwhile: what is given back does not
+    /// come here again at once.
+    async fn in_the_way(&self) {
+        loop {
+            tokio::time::sleep(PATIENCE).await;
+            if !self.suspects().is_empty() {
+                return;
+            }
+        }
     }
 
     /// The gate for itself at once; `None` where others run, or were there before it.
@@ -117,7 +138,6 @@ impl Drop for Named<'_> {
 mod tests {
     use super::*;
     use crate::queue::lease::Leases;
-    use std::time::Duration;
     use uuid::Uuid;
 
     struct Fixture {
@@ -182,6 +202,15 @@ mod tests {
         drop(alone);
         assert!(fixture.alone.beside(&one).await.is_ok());
         assert_eq!(fixture.holds.why(), None);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_suspect_is_given_back_when_it_takes_long() {
+        let fixture = Fixture::new();
+        let [suspect, late] = ["s", "1"].map(|id| fixture.lease(id));
+        let _alone = fixture.alone.alone(&suspect).await.unwrap();
+        let outcome = fixture.alone.beside(&late).await;
+        assert!(matches!(&outcome, Err(Outcome::Interrupted(why)) if why.contains("runs alone")));
     }
 
     #[tokio::test]
