@@ -45,6 +45,7 @@ fn failover(row: &Row) -> Verdict {
         wait_for("the promoted replica takes writes", SOON, || is_primary(&replica).then_some(()));
         let promoted = now_ms();
         std::mem::swap(&mut stage.fleet.redis, &mut replica);
+        stage.fleet.follow();
         excuse(&mut stage, &pending.copied);
         stage.pick_up(promoted);
         if stage.is_seen() {
@@ -130,7 +131,6 @@ fn wait_run(stage: &mut Stage, wake_ups: &[WakeUp]) {
 
 /// Jobs of the load that the old primary had and the new one has not, except those of which it had a copy.
 fn excuse(stage: &mut Stage, copied: &BTreeSet<String>) {
-    stage.fleet.reconnect();
     for key in stage.loaded().difference(copied) {
         let hash = stage.fleet.key(key);
         if !stage.fleet.redis::<bool>("EXISTS", &[&hash]) {

@@ -93,6 +93,12 @@ impl Fleet {
         });
     }
 
+    /// Everything anew, after another server has taken the place of the one before.
+    pub fn follow(&mut self) {
+        self.reconnect();
+        self.peer = Peer::start(&self.redis);
+    }
+
     /// The environment file's variables, as an instance gets them.
     pub fn environment(&self) -> BTreeMap<String, String> {
         let mut variables: BTreeMap<String, String> =
