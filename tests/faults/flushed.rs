@@ -17,9 +17,10 @@ row!(23, redis_flushed, off "reconciler", flushed);
 const SCHEDULER: &str = "floh-worker:stuck-run-recovery";
 
 fn flushed(row: &Row) -> Verdict {
-    let jobs = row.choose(20, 200);
+    // The first of them wants no wake-up, the second one, and so on.
+    let jobs = row.choose(20, 60);
     let delay = row.choose(12_000, 45_000);
-    let fault = format!("FLUSHALL with {jobs} wake-ups pending");
+    let fault = format!("FLUSHALL with {} wake-ups pending", jobs * (jobs - 1) / 2);
     let mut stage = Stage::start_on(Fleet::start_with_periodic_jobs(), row, fault, |_| Plan::usual());
     let Some(pending) = wake_ups::pending(&mut stage, "outbox", jobs, delay) else {
         return stage.end();

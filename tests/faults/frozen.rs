@@ -147,14 +147,24 @@ fn let_locks_expire(stage: &mut Stage) {
 
 /// The second worker does the jobs of all moments; the take of `race` is kept.
 fn wait_for_successor(stage: &mut Stage, victims: &[Victim], proxy: &Proxy) {
-    wait_for("the successor", TAKEN_OVER_WITHIN, || {
+    let end = Instant::now() + TAKEN_OVER_WITHIN;
+    loop {
         let story = Story::read(&stage.fleet.stream());
-        let done = |victim: &Victim| {
+        let done = |victim: &&Victim| {
             let told = story.0.get(&victim.id);
             told.is_some_and(|told| told.starts.len() > 1 && (told.completed.is_some() || victim.moment == "race"))
         };
-        (victims.iter().all(done) && proxy.sprung() > 0).then_some(())
-    });
+        let missing: Vec<_> = victims
+            .iter()
+            .filter(|victim| !done(victim))
+            .map(|victim| (victim.moment, story.0.get(&victim.id)))
+            .collect();
+        if missing.is_empty() && proxy.sprung() > 0 {
+            return;
+        }
+        assert!(Instant::now() < end, "no successor within {TAKEN_OVER_WITHIN:?}: {missing:?}");
+        sleep(Duration::from_millis(100));
+    }
 }
 
 /// The stale worker's take of `race` arrives first. Nothing may come of it.

@@ -50,8 +50,10 @@ function once(kind, args, make) {
   return made.get(key);
 }
 
+/** Its event stream keeps everything: tests read a job's whole story there. */
 export function queue(args) {
-  return once('queue', args, () => new (library(args).Queue)(queueName(args), base(args)));
+  const options = () => ({ ...base(args), streams: { events: { maxLen: 1_000_000 } } });
+  return once('queue', args, () => new (library(args).Queue)(queueName(args), options()));
 }
 
 export function flows(args) {
