@@ -115,7 +115,12 @@ impl FetchLoop {
         // What a lost answer took would wait for its lock to expire: nobody else knows our tokens.
         if self.shared.doubts.are_open() {
             let seen = self.shared.doubts.count();
-            let looks = self.shared.look_for_orphans(&LAST_LOOKS);
+            let looks = async {
+                for pause in LAST_LOOKS {
+                    tokio::time::sleep(pause).await;
+                    self.shared.look_for_orphans().await;
+                }
+            };
             if tokio::time::timeout(LAST_LOOKS_TIME, looks).await.is_ok() {
                 self.shared.doubts.settle(seen);
             }
@@ -277,19 +282,30 @@ impl Shared {
     async fn look_for_orphans_for_ever(&self) {
         loop {
             let seen = self.doubts.raised().await;
-            self.look_for_orphans(&LOOKS_AFTER_ERROR).await;
-            self.doubts.settle(seen);
+            if self.look_for_what_is_lost(seen).await {
+                self.doubts.settle(seen);
+            }
         }
     }
 
-    async fn look_for_orphans(&self, pauses: &[Duration]) {
-        for pause in pauses {
-            tokio::time::sleep(*pause).await;
-            let mut backoff = Backoff::default();
-            while let Err(error) = self.queue.hand_back_orphans(&self.leases, &self.worker).await {
-                tracing::debug!("no look for jobs of lost answers: {error}");
-                tokio::time::sleep(backoff.next_delay()).await;
+    /// All looks for the first `seen` doubts. False if one more is raised meanwhile: what that took is looked for at once,
+    /// and the looks begin anew for all of them.
+    async fn look_for_what_is_lost(&self, seen: u64) -> bool {
+        for pause in LOOKS_AFTER_ERROR {
+            if tokio::time::timeout(pause, self.doubts.raised_after(seen)).await.is_ok() {
+                return false;
             }
+            self.look_for_orphans().await;
+        }
+        true
+    }
+
+    /// One look, over as many connections as it takes.
+    async fn look_for_orphans(&self) {
+        let mut backoff = Backoff::default();
+        while let Err(error) = self.queue.hand_back_orphans(&self.leases, &self.worker).await {
+            tracing::debug!("no look for jobs of lost answers: {error}");
+            tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 

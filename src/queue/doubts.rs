@@ -26,6 +26,13 @@ impl Doubts {
         self.count()
     }
 
+    /// Waits until more than `seen` have been raised.
+    pub(super) async fn raised_after(&self, seen: u64) {
+        while self.count() <= seen {
+            self.news.notified().await;
+        }
+    }
+
     /// How many have been raised so far.
     pub(super) fn count(&self) -> u64 {
         self.raised.load(Ordering::Acquire)
