@@ -8,7 +8,7 @@ use std::{thread::sleep, time::Duration};
 
 row!(1, redis_restarted, off "reconnect", restarted);
 row!(2, redis_stopped, off "reconnect", stopped);
-row!(3, redis_frozen, off "reconnect", frozen);
+row!(3, redis_frozen, off "fetch-again", frozen);
 row!(4, redis_paused, off "fetch-again", paused);
 row!(5, redis_connections_killed, off "reconnect", killed);
 

@@ -43,6 +43,14 @@ impl Fate {
         }
     }
 
+    /// Waits until a connection of this generation is condemned.
+    pub(super) fn left(&self, generation: u64) -> impl Future<Output = ()> + use<> {
+        let mut present = self.0.generation.subscribe();
+        async move {
+            let _ = present.wait_for(|present| *present != generation).await;
+        }
+    }
+
     /// A link connected to the primary at this address; answers with the one before, if that was another.
     pub(super) fn connected_to(&self, address: &str) -> Option<String> {
         let mut primary = self.0.primary.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,6 +75,8 @@ mod tests {
         assert_eq!(fate.current(), before + 1);
         assert!(waiting.now_or_never().is_some());
         assert!(fate.condemned().now_or_never().is_none(), "the new generation is not condemned");
+        assert!(fate.left(before).now_or_never().is_some());
+        assert!(fate.left(fate.current()).now_or_never().is_none());
     }
 
     #[test]

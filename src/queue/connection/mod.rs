@@ -57,6 +57,9 @@ struct State {
     failed: Option<(Instant, Error)>,
 }
 
+/// How long calls under way may still wait for their answers when the connections of the process are condemned.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// What a link connects to.
 enum Target {
     Server { client: Box<Client>, place: String },
@@ -133,7 +136,16 @@ impl Link {
         let Live { connection, generation, serial, place, .. } = self.connection().await?;
         #[cfg(feature = "test-jobs")]
         let deadline = if crate::switches::off("deadlines") { Duration::from_secs(3600) } else { deadline };
-        match tokio::time::timeout(deadline, work(connection)).await {
+        let answer = tokio::select! {
+            biased;
+            answer = tokio::time::timeout(deadline, work(connection)) => answer,
+            // Another call found the connections dead: this one's answer is on its way, or never comes.
+            () = async { self.fate.left(generation).await; tokio::time::sleep(GRACE).await } => {
+                self.drop_connection(serial).await;
+                return Err(Error::unavailable(&place, format!("was left, and {name} with it: it is connected to anew")));
+            }
+        };
+        match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 if Error::denies_primary(&error) && self.fate.condemn(generation) {
