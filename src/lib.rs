@@ -7,11 +7,13 @@
 //! * [`cron`]: cron expressions with npm's meaning, for schedules in the configuration and in the queue;
 //! * [`queue`]: BullMQ: connection, scripts, consumer, leases, schedulers; knows no job and no table;
 //! * [`jobs`]: the registry from a job's name to its handler, and one file per job;
+//! * [`engine`]: workflow definitions, read and checked;
 //! * [`audit`]: checkpoints over the audit log's hash chain, and its verification;
 //! * [`store`]: PostgreSQL: pool, migrations, ledger and fence, one file per aggregate; knows no queue;
 //! * [`cli`]: `flohctl`, one file per command.
 //!
-//! Imports point one way: bin → service, cli → jobs → audit → store, and beside them jobs, service, cli → queue.
+//! Imports point one way: bin → service, cli → jobs → audit → store, and beside them jobs, service, cli → queue
+//! and cli → engine.
 //! [`config`] and [`queue`] read schedules with [`cron`]. Everything may use [`config`]'s plain values and log with the
 //! ids of [`events`].
 
@@ -19,6 +21,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod cron;
+pub mod engine;
 pub mod events;
 pub mod jobs;
 pub mod queue;

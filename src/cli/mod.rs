@@ -8,6 +8,7 @@ mod config;
 mod job;
 mod migrate;
 mod settings;
+mod workflow;
 
 use crate::{
     config::{Config, ConfigErrors, Notice, Severity},
@@ -49,6 +50,8 @@ enum Command {
     Job(job::Command),
     Migrate(migrate::Arguments),
     Config(config::Arguments),
+    #[command(subcommand)]
+    Workflow(workflow::Command),
 }
 
 /// Parses the command line, runs the command, and says by the exit code how it went.
@@ -81,6 +84,7 @@ async fn run(cli: Cli) -> Answer {
         Command::Job(command) => job::run(command, &configuration()?).await,
         Command::Migrate(arguments) => migrate::run(arguments, &configuration()?).await,
         Command::Config(arguments) => config::run(arguments, &cli.env_files),
+        Command::Workflow(command) => workflow::run(command),
     }
 }
 

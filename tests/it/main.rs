@@ -61,3 +61,4 @@ mod support;
 mod suspects;
 #[cfg(feature = "test-jobs")]
 mod ticks;
+mod workflow;

@@ -1,0 +1,95 @@
+//! The steps of a definition as a graph: numbers for steps, in the order of the file.
+
+use super::definition::Definition;
+use std::collections::BTreeMap;
+
+/// Edges in both directions, each with its outcome.
+pub struct Graph<'a> {
+    after: Vec<Vec<(usize, &'a str)>>,
+    before: Vec<Vec<(usize, &'a str)>>,
+}
+
+impl<'a> Graph<'a> {
+    /// Of a definition whose ids are unique. An edge to a step that does not exist is none.
+    #[must_use]
+    pub fn of(definition: &'a Definition) -> Graph<'a> {
+        let numbers: BTreeMap<&str, usize> =
+            definition.steps.iter().enumerate().map(|(number, step)| (step.id.as_str(), number)).collect();
+        let mut graph =
+            Graph { after: vec![Vec::new(); definition.steps.len()], before: vec![Vec::new(); definition.steps.len()] };
+        for (from, step) in definition.steps.iter().enumerate() {
+            for transition in &step.transitions {
+                if let Some(to) = numbers.get(transition.to.as_str()) {
+                    graph.after[from].push((*to, &transition.on));
+                    graph.before[*to].push((from, &transition.on));
+                }
+            }
+        }
+        graph
+    }
+
+    /// The steps from which an edge leads here, and its outcome.
+    pub fn before(&self, step: usize) -> impl Iterator<Item = (usize, &'a str)> + '_ {
+        self.before[step].iter().copied()
+    }
+
+    /// Which steps a way leads to.
+    #[must_use]
+    pub fn reached_from(&self, start: usize) -> Vec<bool> {
+        let mut reached = vec![false; self.after.len()];
+        let mut open = vec![start];
+        while let Some(step) = open.pop() {
+            if !std::mem::replace(&mut reached[step], true) {
+                open.extend(self.after[step].iter().map(|(to, _)| *to));
+            }
+        }
+        reached
+    }
+
+    /// The groups of steps that can be gone round in, over the steps that count alone; each in the order of the file.
+    pub fn cycles(&self, counts: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+        let number = self.after.len();
+        let counting: Vec<bool> = (0..number).map(counts).collect();
+        // By Kosaraju: what is finished last in one direction is where a group is entered in the other.
+        let mut order = Vec::with_capacity(number);
+        let mut seen: Vec<bool> = counting.iter().map(|counts| !counts).collect();
+        for step in 0..number {
+            walk(&self.after, step, &mut seen, &mut order);
+        }
+        let mut seen: Vec<bool> = counting.iter().map(|counts| !counts).collect();
+        let mut cycles = Vec::new();
+        for step in order.into_iter().rev() {
+            let mut group = Vec::new();
+            walk(&self.before, step, &mut seen, &mut group);
+            group.sort_unstable();
+            if group.len() > 1 || group.first().is_some_and(|only| self.after[*only].iter().any(|(to, _)| to == only)) {
+                cycles.push(group);
+            }
+        }
+        cycles.sort_unstable();
+        cycles
+    }
+}
+
+/// Visits everything unseen that can be reached, and appends each step when all behind it are done. Without recursion: a
+/// chain may be as long as a definition.
+fn walk(edges: &[Vec<(usize, &str)>], start: usize, seen: &mut [bool], done: &mut Vec<usize>) {
+    if std::mem::replace(&mut seen[start], true) {
+        return;
+    }
+    let mut path = vec![(start, 0)];
+    while let Some((step, next)) = path.last_mut() {
+        match edges[*step].get(*next) {
+            Some((to, _)) => {
+                *next += 1;
+                if !std::mem::replace(&mut seen[*to], true) {
+                    path.push((*to, 0));
+                }
+            }
+            None => {
+                done.push(*step);
+                path.pop();
+            }
+        }
+    }
+}

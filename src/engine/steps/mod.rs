@@ -1,0 +1,106 @@
+//! The types of steps, one file each.
+
+mod approval;
+mod case;
+mod condition;
+mod connector;
+mod consent;
+mod document_submission;
+mod end;
+mod notification;
+mod profile_update;
+mod role_grant;
+mod role_revoke;
+mod start;
+mod transform;
+mod user_create;
+mod user_prompt;
+
+use super::fields::Fields;
+use serde_json::{Map, Value};
+
+/// What a type of step asks of its configuration, and where its edges may lead.
+pub trait StepType: Send + Sync {
+    /// As definitions call it.
+    fn name(&self) -> &'static str;
+
+    /// Notes what is wrong with the configuration.
+    fn check(&self, config: &Fields<'_>);
+
+    /// The outcomes that lead on, each of which needs an edge. None for a type that ends a run.
+    fn outcomes(&self, config: &Map<String, Value>) -> Vec<String>;
+
+    /// Outcomes that may have an edge beside those; where they have none, the step fails.
+    fn failures(&self, _config: &Map<String, Value>) -> Vec<&'static str> {
+        vec!["error"]
+    }
+
+    /// Whether a run waits here, for a person or for a time.
+    fn waits(&self, _config: &Map<String, Value>) -> bool {
+        false
+    }
+
+    /// The variables that it sets.
+    fn outputs(&self, _config: &Map<String, Value>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Members of the configuration that are no templates.
+    fn plain(&self) -> &'static [&'static str] {
+        &[]
+    }
+}
+
+/// All types that are executed.
+const TYPES: [&dyn StepType; 15] = [
+    &start::Start,
+    &end::End,
+    &condition::If,
+    &case::Case,
+    &transform::Transform,
+    &connector::Connector,
+    &notification::Notification,
+    &approval::Approval,
+    &user_prompt::UserPrompt,
+    &document_submission::DocumentSubmission,
+    &role_grant::RoleGrant,
+    &role_revoke::RoleRevoke,
+    &user_create::UserCreate,
+    &profile_update::ProfileUpdate,
+    &consent::Consent,
+];
+
+/// Types of Floh that this worker does not execute.
+const OTHERS: [&str; 4] = ["verify_contact", "first_password_invitation", "identity_link", "action"];
+
+/// The type of this name, or the code of a finding and its sentence.
+pub fn find(name: &str) -> Result<&'static dyn StepType, (&'static str, String)> {
+    if let Some(found) = TYPES.iter().find(|one| one.name() == name) {
+        return Ok(*found);
+    }
+    if OTHERS.contains(&name) {
+        return Err(("UNSUPPORTED_TYPE", format!("steps of type `{name}` are not executed by floh-worker")));
+    }
+    let known: Vec<_> = TYPES.iter().map(|one| one.name()).collect();
+    Err(("UNKNOWN_TYPE", format!("there is no step type `{name}`; known are: {}", known.join(", "))))
+}
+
+/// Words as outcomes.
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+/// What every step has that a person answers: for whom, what is shown, and until when.
+fn check_question(config: &Fields<'_>) {
+    let _ = (config.maybe_text("title"), config.maybe_text("message"), config.span("expiresAfter"));
+}
+
+/// The failures of such a step.
+fn failures_of_question(config: &Map<String, Value>, others: &[&'static str]) -> Vec<&'static str> {
+    let mut failures = others.to_vec();
+    failures.push("error");
+    if config.contains_key("expiresAfter") {
+        failures.push("expired");
+    }
+    failures
+}
