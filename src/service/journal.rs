@@ -8,7 +8,10 @@ use super::text::{Fields, Line};
 use crate::config::{ConfigErrors, LogLevel, Notice, Severity};
 use crate::events;
 use nix::sys::stat::fstat;
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 use tracing::level_filters::LevelFilter;
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::{Registry, filter::Targets, fmt, prelude::*, reload};
@@ -51,6 +54,15 @@ pub fn init(level: LogLevel, instance: Option<&str>) -> Log {
         registry.with(text(Line::Dated { colour }, io::stderr)).try_init()
     };
     Log { level: handle }
+}
+
+/// Stays until the journal has read the last words, for a process that ends as soon as it has begun. journald finds out by
+/// the sender's process of which unit a message is: of one that is gone it knows none, and `journalctl -u` does not show it.
+pub fn linger() {
+    const LAST_WORDS: Duration = Duration::from_millis(200);
+    if stderr_is_journal() {
+        std::thread::sleep(LAST_WORDS);
+    }
 }
 
 /// Logs what was noticed in the configuration, one event each.

@@ -18,6 +18,15 @@ struct Arguments {
 
 /// The whole daemon; returns how it ended.
 pub fn main() -> Exit {
+    let exit = run();
+    // The rest has been running for long enough to be known.
+    if matches!(exit, Exit::Usage | Exit::Config) {
+        journal::linger();
+    }
+    exit
+}
+
+fn run() -> Exit {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -48,9 +48,10 @@ fn it_is_ready_after_the_first_fetch_and_says_what_it_does_until_it_stops() {
 fn a_drain_lets_the_running_job_finish_and_takes_no_other() {
     let mut fleet = Fleet::start();
     let mut worker = fleet.worker("1", &[]);
-    let running = fleet.add(6, "test.sleep", json!({"ms": 2000}), json!({}));
+    let running = fleet.add(6, "test.effect", json!({"key": "a", "ms": 2000}), json!({}));
     let waiting = fleet.add(6, "test.echo", json!({}), json!({}));
-    fleet.wait_state(6, &running, "active", SOON);
+    // Active it is before the worker knows of it.
+    fleet.wait_in_transaction(SOON);
     worker.stop();
     assert_eq!(fleet.job(6, &running)["state"], "completed");
     assert_eq!(fleet.job(6, &waiting)["state"], "waiting");
