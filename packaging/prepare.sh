@@ -53,11 +53,12 @@ need_node() {
     { command -v node && command -v npm; } >/dev/null || need_debian nodejs npm
 }
 
-# The npm packages that stand in for an API server, in tests/peers.
+# The npm packages that stand in for an API server, in tests/peers, without the optional ones: a native part that they do
+# without.
 need_peers() {
     need_node || return
     [ "$1/node_modules/.package-lock.json" -nt "$1/package-lock.json" ] ||
-        (cd "$1" && npm ci --no-fund --no-audit --loglevel=error </dev/null)
+        (cd "$1" && npm ci --omit=optional --no-fund --no-audit --loglevel=error </dev/null)
 }
 
 need_cargo() {
