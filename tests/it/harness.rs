@@ -41,7 +41,7 @@ async fn redis_starts_answers_freezes_and_comes_back() {
 
 /// Not a test of its own: [`servers_die_with_the_process_that_started_them`] runs it in a child and kills that.
 #[test]
-#[ignore = "run by servers_die_with_the_process_that_started_them"]
+#[ignore = "run in every ./tests/run, by servers_die_with_the_process_that_started_them"]
 fn starts_servers_and_waits_to_be_killed() {
     if env::var_os("FLOH_IT_WAIT_TO_BE_KILLED").is_none() {
         return;

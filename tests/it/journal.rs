@@ -34,7 +34,7 @@ const OURS: &str = "floh_worker";
 const JOURNALD: &str = "/usr/lib/systemd/systemd-journald";
 
 #[test]
-#[ignore = "the inner half of entries_reach_journald_with_their_fields, which runs it"]
+#[ignore = "run in every ./tests/run, by entries_reach_journald_with_their_fields, whose inner half it is"]
 fn writer() {
     let log = journal::init(LogLevel::Info, Some("3"));
     tracing::debug!(target: OURS, "too quiet");
