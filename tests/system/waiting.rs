@@ -1,11 +1,11 @@
-//! What a worker waits for when it starts.
+//! What a worker waits for when it starts, and that it looks names up anew while it runs.
 
 use crate::{
-    floh::{configure, installed_machine, log_of, ready_machine},
+    floh::{Jobs, configure, installed_machine, log_of, ready_machine, start},
     machine::Machine,
     support::wait_for,
 };
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const SOON: Duration = Duration::from_secs(15);
 /// Longer than `TimeoutStartSec=` of the unit: who waits longer has asked for more time.
@@ -65,6 +65,45 @@ fn a_worker_waits_for_a_name_that_does_not_resolve_and_says_so() {
     machine.ok("echo '127.0.0.1 redis.floh.test db.floh.test' >>/etc/hosts");
     becomes_active(&machine, "floh-worker@1", &pids[0]);
     becomes_active(&machine, "floh-worker@2", &pids[1]);
+}
+
+/// Moves the name of the Redis server from one that does not answer any more to Debian's, where a job waits, and returns how
+/// long it then takes until the worker has the job. `end` is the signal that silences the old server.
+fn pick_up_after_the_name_moved(end: &str) -> Duration {
+    let machine = ready_machine();
+    machine.ok("mkdir /run/old-redis; systemd-run --quiet --unit=old-redis \
+         redis-server --bind 127.0.0.2 --port 6379 --dir /run/old-redis --save '' --daemonize no");
+    wait_for("the old server answers", SOON, || {
+        machine.run("redis-cli -h 127.0.0.2 ping").status.success().then_some(())
+    });
+    machine.ok("echo '127.0.0.2 redis.floh.test' >>/etc/hosts");
+    configure(&machine, "REDIS_HOST=redis.floh.test");
+    start(&machine, "1");
+    let pid = machine.show("floh-worker@1", "MainPID");
+    let clients = machine.ok("redis-cli -h 127.0.0.2 client list");
+    assert!(clients.contains("floh-worker"), "the worker is at the old server: {clients}");
+    let mut jobs = Jobs::of(&machine);
+    let id = jobs.sleep(1);
+
+    machine.ok(&format!("systemctl kill --signal={end} old-redis"));
+    let moved = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    machine.ok("sed 's/^127.0.0.2 redis/127.0.0.1 redis/' /etc/hosts >/etc/hosts.new; cp /etc/hosts.new /etc/hosts");
+    jobs.wait_until(&id, "completed", SOON);
+    assert_eq!(machine.show("floh-worker@1", "MainPID"), pid, "it found the new server without being started again");
+    machine.ok("systemctl kill --signal=SIGKILL old-redis || true");
+    Duration::from_millis(jobs.look(&id)["processedOn"].as_u64().unwrap()).saturating_sub(moved)
+}
+
+#[test]
+fn a_worker_follows_the_name_of_a_server_that_has_ended_to_another_one() {
+    let took = pick_up_after_the_name_moved("SIGKILL");
+    assert!(took < Duration::from_secs(5), "the job at the new server was picked up {took:?} after the name had moved");
+}
+
+#[test]
+fn a_worker_follows_the_name_of_a_server_that_is_silent_to_another_one() {
+    let took = pick_up_after_the_name_moved("SIGSTOP");
+    assert!(took < Duration::from_secs(5), "the job at the new server was picked up {took:?} after the name had moved");
 }
 
 #[test]
