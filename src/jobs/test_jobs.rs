@@ -119,6 +119,9 @@ fn panic(job: &JobContext) -> Result<Value, JobError> {
 
 async fn effect(job: &JobContext, key: Option<&str>) -> Result<Value, JobError> {
     let key = key.unwrap_or_else(|| job.job_id()).to_string();
+    if i64::try_from(milliseconds(job, "failBefore")).is_ok_and(|until| chrono::Utc::now().timestamp_millis() < until) {
+        return Err(JobError::Retry("told to fail until then".into()));
+    }
     if let Some(before) = job.data.get("before").and_then(Value::as_u64) {
         tokio::time::sleep(Duration::from_millis(before)).await;
     }

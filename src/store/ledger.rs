@@ -1,6 +1,6 @@
 //! The ledger of jobs: who works on which attempt, under which epoch, and what was committed.
 //!
-//! A take is one round trip to the function `take_job` (its latest form is in `migrations/V8__lost_runs.sql`, which holds the decision).
+//! A take is one round trip to the function `take_job` (its latest form is in `migrations/V9__attempts.sql`, which holds the decision).
 
 use super::{Store, StoreError};
 use serde::{Deserialize, Serialize};

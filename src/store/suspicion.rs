@@ -11,7 +11,7 @@ use std::{fmt, time::Duration};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-/// From this many suspicions on a job is quarantined (`take_job` in `migrations/V8__lost_runs.sql` says the same).
+/// From this many suspicions on a job is quarantined (`take_job` in `migrations/V9__attempts.sql` says the same).
 pub const LIMIT: u32 = 3;
 
 /// The end of a process life, with evidence.

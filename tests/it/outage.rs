@@ -4,7 +4,7 @@
 use crate::support::{fleet::Fleet, proxy::Fault, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -110,4 +110,28 @@ fn a_commit_whose_answer_is_lost_is_asked_about_before_the_job_goes_on() {
         let again = worker.log().matches("the job goes on, in the same attempt").count();
         assert_eq!(again + 1, turns, "{fault:?}: {}", worker.log());
     }
+}
+
+/// What a failover to a replica that was behind, or a restart from an old copy, does to a job.
+#[test]
+fn a_job_that_comes_back_from_before_its_first_attempt_has_its_effect_once() {
+    let mut fleet = Fleet::start();
+    let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(2);
+    let data = json!({"key": "back", "failBefore": until.as_millis() as u64});
+    let id = fleet.add(6, "test.effect", data, json!({"attempts": 100, "backoff": 200}));
+    let hash = fleet.key(&id);
+    let before: Vec<u8> = fleet.redis("DUMP", &[&hash]);
+    let _worker = fleet.worker("1", &[]);
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert!(job["attemptsMade"].as_u64().unwrap() > 1, "a later attempt had the effect: {job}");
+    assert_eq!(fleet.effects()["back"], 1);
+
+    let _: String = fleet.redis("RESTORE", &[&hash, &"0", &before, &"REPLACE"]);
+    let (completed, wait, marker) = (fleet.key("completed"), fleet.key("wait"), fleet.key("marker"));
+    let _: i64 = fleet.redis("ZREM", &[&completed, &id]);
+    let _: i64 = fleet.redis("LPUSH", &[&wait, &id]);
+    let _: i64 = fleet.redis("ZADD", &[&marker, &"0", &"0"]);
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(job["returnvalue"], json!({"key": "back"}));
+    assert_eq!(fleet.effects()["back"], 1, "{job}");
 }

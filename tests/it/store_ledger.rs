@@ -103,6 +103,42 @@ async fn a_hand_back_is_taken_again_by_the_next_fetch() {
     assert!(!store.release(&first, Release::Failed).await.unwrap(), "an outranked lease releases nothing");
 }
 
+/// A Redis that went back in time (a failover, an old copy) hands out an attempt that was over long ago.
+#[tokio::test]
+async fn an_earlier_attempt_is_not_run_where_a_later_one_has_committed_and_was_not_acknowledged() {
+    let (_server, store) = migrated().await;
+    let first = taken(&store, &identity("a"), &fetch(1, 100)).await;
+    assert!(store.release(&first, Release::Retried).await.unwrap());
+    let retry = Identity { attempts_made: 1, ..identity("a") };
+    let done = committed(&store, &retry, &fetch(2, 200)).await;
+    let expected = Take::Committed { epoch: done.epoch, value: json!({"done": 1}) };
+    assert_eq!(store.take(&identity("a"), &fetch(1, 300)).await.unwrap(), expected);
+    // Nor where even the first attempt is not known any more, or one further on is handed out.
+    let others = [Identity { attempts_made: 2, ..identity("a") }, Identity { attempts_made: 3, ..identity("a") }];
+    for other in &others {
+        assert_eq!(store.take(other, &fetch(3, 400)).await.unwrap(), expected);
+    }
+    // Acknowledged, it was retried by hand with its counters reset: it runs.
+    let by_hand = Start { acknowledged: Some(done.epoch), ..fetch(1, 500) };
+    taken(&store, &identity("a"), &by_hand).await;
+}
+
+#[tokio::test]
+async fn an_earlier_attempt_ends_a_later_one_that_still_runs_unless_it_was_fetched_before_it() {
+    let (_server, store) = migrated().await;
+    let first = taken(&store, &identity("a"), &fetch(1, 100)).await;
+    assert!(store.release(&first, Release::Retried).await.unwrap());
+    let retry = Identity { attempts_made: 1, ..identity("a") };
+    let later = taken(&store, &retry, &fetch(2, 200)).await;
+    let open = store.begin(&later).await.unwrap();
+    // Frozen since before the later attempt was fetched.
+    let frozen = Identity { attempts_made: 2, ..identity("a") };
+    assert_eq!(store.take(&frozen, &fetch(1, 150)).await.unwrap(), Take::Outranked);
+    taken(&store, &identity("a"), &fetch(1, 300)).await;
+    assert!(open.commit().await.is_err(), "the later attempt commits nothing any more");
+    assert!(store.begin(&later).await.is_err());
+}
+
 #[tokio::test]
 async fn committed_but_not_acknowledged_suppresses_the_run_and_returns_the_value() {
     let (_server, store) = migrated().await;
