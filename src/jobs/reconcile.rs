@@ -56,7 +56,7 @@ impl Reconciler {
         if first.is_none() {
             return Ok(None);
         }
-        let (mut restored, mut after) = (0, 0);
+        let (mut restored, mut after, mut waiting) = (0, 0, None);
         loop {
             let page = self.store.outbox_pending(&self.queue.qualified_name, after, YOUNG, PAGE as i64).await?;
             let Some(last) = page.last() else { break };
@@ -67,7 +67,8 @@ impl Reconciler {
             };
             // A hash alone says that a job is pending, and runs nothing. The search for such jobs takes long in a large Redis.
             let pending = page.iter().zip(&standing).filter(|(_, found)| **found == Standing::Pending);
-            self.queue.restore_if_lost(pending.map(|(row, _)| row.job_id.clone()).collect()).await?;
+            let pending = pending.map(|(row, _)| row.job_id.clone()).collect();
+            self.queue.restore_if_lost(pending, &mut waiting).await?;
             // What was done has its end committed before it left the queue: it does not count as lost, whenever it did so.
             let lost = those(Standing::Missing);
             if !lost.is_empty() {

@@ -4,8 +4,14 @@ use super::{
     Queue, add_all::all_answers, connection::COMMAND_DEADLINE, error::Error, fetch::lock_duration_ms, lease::Leases,
     scripts::Script,
 };
+use crate::events;
 use redis::Value;
-use std::{collections::HashSet, sync::LazyLock, time::Duration};
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+    sync::LazyLock,
+    time::Duration,
+};
 
 /// Active jobs whose lock begins with our prefix, and those of our name whose lock is gone: id and token in turn.
 static OURS: LazyLock<Script> =
@@ -18,8 +24,8 @@ static RESTORE: LazyLock<Script> =
 const PAGE: usize = 1000;
 /// Pause between two pages, so that the sweep is never felt.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Beyond this backlog the slow sweep waits for a quieter time: it remembers every waiting id while it looks.
-const LARGEST_BACKLOG: u64 = 100_000;
+/// Beyond this backlog the slow sweep waits for a quieter time: it remembers eight bytes of every waiting id while it looks.
+const LARGEST_BACKLOG: u64 = 4_000_000;
 /// One sweep per queue and this time, whichever worker begins it, where Redis holds no more keys than [`ORDINARY_SIZE`].
 const SWEEP_PERIOD: Duration = Duration::from_secs(25);
 /// Keys of a Redis database that a sweep walks through in some two seconds.
@@ -38,7 +44,7 @@ pub struct Orphan {
 
 impl Queue {
     /// Active jobs that are locked with a token of the life that `prefix` begins, and those that were taken under the name
-    /// `worker` and whose lock has expired. Without those that `leases` know.
+    /// `worker` and whose lock has expired. Without those that `leases` know, and those whose ids are no text, which fail.
     pub async fn orphans(&self, prefix: &str, worker: &str, leases: &Leases) -> Result<Vec<Orphan>, Error> {
         let found: Vec<Vec<u8>> = OURS
             .call(
@@ -50,11 +56,16 @@ impl Queue {
             )
             .await?;
         let held: HashSet<String> = leases.held().iter().map(|lease| lease.job_id.clone()).collect();
-        // An id that is no text cannot be finished by anybody who speaks BullMQ: it is left to the stalled check.
-        let texts = found.chunks_exact(2).filter_map(|pair| {
-            Some((str::from_utf8(&pair[0]).ok()?.to_string(), str::from_utf8(&pair[1]).ok()?.to_string()))
-        });
-        let orphans = texts.filter(|(id, token)| !(leases.knows(token) || (token.is_empty() && held.contains(id))));
+        let mut texts = Vec::new();
+        for pair in found.chunks_exact(2) {
+            match (str::from_utf8(&pair[0]), str::from_utf8(&pair[1])) {
+                (Ok(id), Ok(token)) => texts.push((id.to_string(), token.to_string())),
+                (Err(_), _) => self.fail_without_text(&pair[0]).await?,
+                (Ok(_), Err(_)) => {}
+            }
+        }
+        let orphans =
+            texts.into_iter().filter(|(id, token)| !(leases.knows(token) || (token.is_empty() && held.contains(id))));
         Ok(orphans.map(|(id, token)| Orphan { id, token: Some(token).filter(|token| !token.is_empty()) }).collect())
     }
 
@@ -76,6 +87,22 @@ impl Queue {
             }
         }
         Ok(count)
+    }
+
+    /// Fails a job whose id is no text: nobody who speaks BullMQ can run or finish it, and the stalled check would put it
+    /// back for ever.
+    async fn fail_without_text(&self, id: &[u8]) -> Result<(), Error> {
+        let hash = [self.keys.base.as_bytes(), id].concat();
+        let now = self.now_ms().await?;
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        pipe.cmd("LREM").arg(&self.keys.active).arg(0).arg(id);
+        pipe.cmd("ZADD").arg(&self.keys.failed).arg(now).arg(id);
+        pipe.cmd("HSET").arg(&hash).arg("finishedOn").arg(now).arg("failedReason").arg(NO_TEXT);
+        pipe.cmd("DEL").arg([&hash[..], b":lock"].concat());
+        all_answers(&self.link, "the end of a job whose id is no text", &pipe).await?;
+        tracing::error!(message_id = events::JOB_REFUSED, "job {:?} failed: {NO_TEXT}", String::from_utf8_lossy(id));
+        Ok(())
     }
 
     /// Hands back an active job with the token that locks it, or with a new one that `prefix` begins where its lock has
@@ -145,8 +172,9 @@ impl Queue {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(format!("{}*", glob_escape(&self.keys.base)));
             scan.arg("COUNT").arg(PAGE).arg("TYPE").arg("hash");
-            let (next, keys): (u64, Vec<String>) = self.link.query(&scan, "SCAN", COMMAND_DEADLINE).await?;
-            let ids = keys.iter().filter_map(|key| self.job_id(key)).filter(|id| !waiting.contains(id)).collect();
+            let (next, keys): (u64, Vec<Vec<u8>>) = self.link.query(&scan, "SCAN", COMMAND_DEADLINE).await?;
+            let texts = keys.iter().filter_map(|key| str::from_utf8(key).ok());
+            let ids = texts.filter_map(|key| self.job_id(key)).filter(|id| !waiting.holds(id.as_bytes())).collect();
             for id in self.perhaps_lost(ids).await? {
                 restored += usize::from(self.restore(&id).await?);
             }
@@ -159,15 +187,20 @@ impl Queue {
     }
 
     /// Puts those of these jobs back that are in no list or set, at once and whatever the size of the database; how many.
-    /// Not where more jobs wait than can be remembered: a look for each in a list of that length would stop Redis.
-    pub async fn restore_if_lost(&self, ids: Vec<String>) -> Result<usize, Error> {
+    /// `waiting` is read where it is needed, and may be used again for the next ones: what came into a list since is looked
+    /// for there.
+    pub async fn restore_if_lost(&self, ids: Vec<String>, waiting: &mut Option<Waiting>) -> Result<usize, Error> {
         let suspects = self.perhaps_lost(ids).await?;
         if suspects.is_empty() {
             return Ok(0);
         }
-        let Some(waiting) = self.waiting_ids().await? else { return Ok(0) };
+        if waiting.is_none() {
+            *waiting = self.waiting_ids().await?;
+        }
+        // Where more wait than can be remembered, a look for each in a list of that length would stop Redis.
+        let Some(waiting) = waiting else { return Ok(0) };
         let mut restored = 0;
-        for id in suspects.iter().filter(|id| !waiting.contains(*id)) {
+        for id in suspects.iter().filter(|id| !waiting.holds(id.as_bytes())) {
             restored += usize::from(self.restore(id).await?);
         }
         Ok(restored)
@@ -189,9 +222,9 @@ impl Queue {
     }
 
     /// The ids in `wait` and `paused`; `None` if there are too many to remember.
-    async fn waiting_ids(&self) -> Result<Option<HashSet<String>>, Error> {
+    async fn waiting_ids(&self) -> Result<Option<Waiting>, Error> {
         const CHUNK: isize = 5000;
-        let mut ids = HashSet::new();
+        let mut waiting = Waiting::default();
         for list in [&self.keys.wait, &self.keys.paused] {
             let length: u64 = self.link.query(redis::cmd("LLEN").arg(list), "LLEN", COMMAND_DEADLINE).await?;
             if length > LARGEST_BACKLOG {
@@ -201,15 +234,16 @@ impl Queue {
             loop {
                 let mut range = redis::cmd("LRANGE");
                 range.arg(list).arg(from).arg(from + CHUNK - 1);
-                let chunk: Vec<String> = self.link.query(&range, "LRANGE", COMMAND_DEADLINE).await?;
+                let chunk: Vec<Vec<u8>> = self.link.query(&range, "LRANGE", COMMAND_DEADLINE).await?;
                 if chunk.is_empty() {
                     break;
                 }
-                ids.extend(chunk);
+                waiting.note(&chunk);
                 from += CHUNK;
             }
         }
-        Ok(Some(ids))
+        waiting.fingerprints.sort_unstable();
+        Ok(Some(waiting))
     }
 
     /// The id in a key, if the key can be a job's hash.
@@ -223,7 +257,8 @@ impl Queue {
         (!other && !id.is_empty()).then(|| id.to_string())
     }
 
-    async fn restore(&self, id: &str) -> Result<bool, Error> {
+    /// Puts one job back if it is in no list or set, atomically.
+    pub(super) async fn restore(&self, id: &str) -> Result<bool, Error> {
         let keys = &self.keys;
         let hash = keys.job(id);
         let answer: Value = RESTORE
@@ -251,6 +286,27 @@ impl Queue {
         Ok(restored)
     }
 }
+
+/// The ids that waited at some moment, by eight bytes each. Two of them may look alike, once in so many billions: a lost job
+/// is then taken for a waiting one until the next look, which draws other bytes.
+#[derive(Default)]
+pub struct Waiting {
+    seed: RandomState,
+    fingerprints: Vec<u64>,
+}
+
+impl Waiting {
+    fn note(&mut self, ids: &[Vec<u8>]) {
+        self.fingerprints.extend(ids.iter().map(|id| self.seed.hash_one(&id[..])));
+    }
+
+    fn holds(&self, id: &[u8]) -> bool {
+        self.fingerprints.binary_search(&self.seed.hash_one(id)).is_ok()
+    }
+}
+
+/// Why such a job fails.
+const NO_TEXT: &str = "its id is not UTF-8";
 
 /// How long after a sweep's beginning the next one may begin, by the number of keys.
 fn sweep_period(keys: u64) -> Duration {

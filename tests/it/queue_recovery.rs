@@ -11,6 +11,7 @@ use floh_worker::{
         fetch::Fetched,
         finish::{Ending, FetchNext, Finished, Refusal},
         lease::{Leases, uptime_ms},
+        schedulers::{Builtin, Done, ensure},
         scripts,
         state::Place,
     },
@@ -289,4 +290,60 @@ async fn counters_that_are_no_numbers_stop_neither_the_job_nor_the_stalled_check
     let (fetched, _) = fixture.fetch().await;
     assert!(fetched.broken_fields);
     assert_eq!(fixture.queue.mend_fields(&id).await.unwrap(), ["stc"]);
+}
+
+#[tokio::test]
+async fn a_job_whose_id_is_no_text_fails_and_hides_no_other_that_is_lost() {
+    let fixture = Fixture::new();
+    let keys = &fixture.queue.keys;
+    let lost = fixture.add(job("lost")).await;
+    let _: i64 = fixture.redis(&["LREM", &keys.wait, "0", &lost]).await;
+    let strange = b"caf\xe9";
+    let hash = [keys.base.as_bytes(), strange].concat();
+    let mut pipe = redis::pipe();
+    pipe.cmd("HSET")
+        .arg(&hash)
+        .arg("name")
+        .arg("x")
+        .arg("timestamp")
+        .arg(1)
+        .arg("opts")
+        .arg("{}")
+        .arg("data")
+        .arg("{}");
+    pipe.cmd("RPUSH").arg(&keys.wait).arg(strange);
+    let link = &fixture.queue.link;
+    let piped = link.with("a job with a strange id", COMMAND_DEADLINE, async |mut connection| {
+        pipe.query_async(&mut connection).await
+    });
+    let () = piped.await.unwrap();
+
+    assert_eq!(fixture.queue.restore_lost_jobs().await.unwrap(), Some(1), "the other one is found all the same");
+    let token = fixture.leases.begin_fetch();
+    assert!(fixture.queue.fetch(&token, WORKER).await.is_err());
+    fixture.leases.retire(&token);
+    assert_eq!(fixture.queue.hand_back_orphans(&fixture.leases, WORKER).await.unwrap(), 0);
+    let failed: Vec<Vec<u8>> = fixture.redis(&["ZRANGE", &keys.failed, "0", "-1"]).await;
+    assert_eq!(failed, [strange]);
+    assert_eq!(fixture.waiting().await, [lost.as_str()]);
+    let active: i64 = fixture.redis(&["LLEN", &keys.active]).await;
+    assert_eq!(active, 0);
+}
+
+#[tokio::test]
+async fn an_iteration_of_ours_that_is_due_and_in_no_list_waits_again_at_the_next_look_at_the_schedulers() {
+    let fixture = Fixture::new();
+    let keys = &fixture.queue.keys;
+    let builtin = Builtin::new("x", "* * * * *");
+    let added = ensure(&fixture.queue, std::slice::from_ref(&builtin)).await.unwrap();
+    let Done::Added(due) = added[0].done else { panic!("{added:?}") };
+    // The same minute an hour ago: due, and its hash stays where nobody looks.
+    let before = due - 3_600_000;
+    let (id, old) = (builtin.iteration(due), builtin.iteration(before));
+    let _: String = fixture.redis(&["RENAME", &keys.job(&id), &keys.job(&old)]).await;
+    let _: i64 = fixture.redis(&["ZREM", &keys.delayed, &id]).await;
+    let _: i64 = fixture.redis(&["ZADD", &keys.repeat, &before.to_string(), &builtin.id]).await;
+    let _: i64 = fixture.redis(&["HSET", &keys.job(&old), "delay", "0"]).await;
+    ensure(&fixture.queue, std::slice::from_ref(&builtin)).await.unwrap();
+    assert_eq!(fixture.waiting().await, [old.as_str()]);
 }

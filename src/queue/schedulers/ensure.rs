@@ -163,6 +163,7 @@ pub async fn ensure(queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Outcome>, E
     let now = queue.now_ms().await?;
     let mut outcomes = Vec::new();
     for builtin in wanted {
+        restore_due(queue, builtin, &stored, now).await?;
         let outcome = match stored.iter().find(|other| is_foreign(other, &builtin.name) && other.goes_on(now)) {
             Some(other) => leave_to(queue, builtin, other).await?,
             None => make(queue, builtin).await?,
@@ -170,6 +171,15 @@ pub async fn ensure(queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Outcome>, E
         outcomes.push(outcome);
     }
     Ok(outcomes)
+}
+
+/// An iteration that is due and exists, but is in no list, would hold up its schedule until the slow sweep finds it.
+async fn restore_due(queue: &Queue, builtin: &Builtin, stored: &[Stored], now_ms: i64) -> Result<(), Error> {
+    let ours = stored.iter().find(|stored| stored.id == builtin.id && stored.alive);
+    if let Some(due_ms) = ours.and_then(|ours| ours.score.parse::<i64>().ok()).filter(|due_ms| *due_ms <= now_ms) {
+        queue.restore(&builtin.iteration(due_ms)).await?;
+    }
+    Ok(())
 }
 
 /// Whether somebody else's scheduler makes this job.
