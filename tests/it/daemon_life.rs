@@ -58,6 +58,31 @@ fn a_drain_lets_the_running_job_finish_and_takes_no_other() {
 }
 
 #[test]
+fn a_drain_by_sigint_is_the_same() {
+    let mut fleet = Fleet::start();
+    let settings = [("WORKER_CONCURRENCY", "2"), ("SHUTDOWN_TIMEOUT_SECONDS", "5")];
+    let mut worker = fleet.worker("1", &settings);
+    let short = fleet.add(6, "test.effect", json!({"key": "a", "ms": 2000}), json!({}));
+    let long = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"attempts": 1}));
+    let waiting = fleet.add(6, "test.echo", json!({}), json!({}));
+    wait_for("both to run", SOON, || {
+        let taken = fleet.sql("SELECT 1 FROM floh_worker.job_execution WHERE state = 'taken'");
+        (taken.len() == 2).then_some(())
+    });
+    worker.signal(Signal::SIGINT);
+    let status = worker.wait_end(SOON);
+    let log = worker.log();
+    assert_eq!(status.code(), Some(0), "{status}\n{log}");
+    assert!(worker.said("STOPPING=1"), "{log}");
+    assert!(log.contains("SIGINT: no new jobs; 2 running may finish for 5 s") && log.contains("handed back"), "{log}");
+    assert_eq!(fleet.job(6, &short)["state"], "completed", "{log}");
+    assert_eq!(fleet.effects().get("a"), Some(&1));
+    let job = fleet.job(6, &long);
+    assert_eq!((&job["state"], &job["attemptsMade"]), (&json!("waiting"), &json!(0)), "{job:#}\n{log}");
+    assert_eq!(fleet.starts(&waiting).len(), 0, "{log}");
+}
+
+#[test]
 fn at_the_deadline_the_job_is_handed_back_again_and_again_and_charged_nothing() {
     let mut fleet = Fleet::start();
     let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"attempts": 1}));
