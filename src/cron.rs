@@ -45,6 +45,7 @@ pub struct Cron {
     calendar: croner::Cron,
     every_hour: bool,
     possible: bool,
+    hashed: bool,
 }
 
 impl Cron {
@@ -68,7 +69,13 @@ impl Cron {
             .build()
             .parse(&fields.to_lists())
             .map_err(|e| format!("the expression `{expression}` cannot be searched: {e}"))?;
-        Ok(Self { calendar, every_hour: fields.every_hour(), possible: fields.possible() })
+        Ok(Self { calendar, every_hour: fields.every_hour(), possible: fields.possible(), hashed: fields.hashed() })
+    }
+
+    /// Whether an `H` leaves something of it to the seed: without one, each reading means other times.
+    #[must_use]
+    pub fn is_hashed(&self) -> bool {
+        self.hashed
     }
 
     /// The first occurrence after an instant, both in milliseconds since 1970. `None`: there is none (31 April), or it
@@ -123,14 +130,6 @@ impl Cron {
 fn landing(skipped: NaiveDateTime, length: TimeDelta, resumes: NaiveDateTime) -> Option<NaiveDateTime> {
     let in_first_hour = resumes.date().and_hms_opt(resumes.hour(), skipped.minute(), skipped.second())?;
     if in_first_hour >= resumes { Some(in_first_hour) } else { skipped.checked_add_signed(length) }
-}
-
-/// Says what is wrong with an expression, if anything.
-///
-/// # Errors
-/// A sentence that names the field and what is wrong with it.
-pub fn check(expression: &str) -> Result<(), String> {
-    Cron::parse(expression).map(|_| ())
 }
 
 #[cfg(test)]
@@ -194,11 +193,21 @@ mod tests {
 
     #[test]
     fn impossible_days_are_refused_or_never_come() {
-        assert!(check("0 0 30 2 *").is_err());
-        assert!(check("0 0 31 4 *").is_err());
+        assert!(Cron::parse("0 0 30 2 *").is_err());
+        assert!(Cron::parse("0 0 31 4 *").is_err());
         assert_eq!(runs("0 0 31 4,6 *", "UTC", "2026-01-01T00:00:00Z", 1), Vec::<String>::new());
         assert_eq!(runs("0 0 29 2 *", "UTC", "2026-01-01T00:00:00Z", 1), ["2028-02-29T00:00:00Z"]);
         assert_eq!(runs("0 0 * 2 1#5", "UTC", "2026-01-01T00:00:00Z", 1), ["2044-02-29T00:00:00Z"]);
+    }
+
+    #[test]
+    fn an_h_is_told_from_a_thursday() {
+        for hashed in ["H * * * *", "0 H(1-5)/2 * * *", "0 0 H * 1"] {
+            assert!(Cron::parse(hashed).unwrap().is_hashed(), "{hashed}");
+        }
+        for plain in ["0 0 * * THU", "0 0 * * 1-Thu", "@monthly"] {
+            assert!(!Cron::parse(plain).unwrap().is_hashed(), "{plain}");
+        }
     }
 
     #[test]
@@ -218,7 +227,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,40}") {
-            let _ = check(&text);
+            let _ = Cron::parse(&text);
         }
 
         #[test]

@@ -104,6 +104,8 @@ fn each_wrong_value_is_one_mistake() {
         ("AUDIT_CHECKPOINT_SCHEDULE", "* * *"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "61 * * * *"),
         ("AUDIT_CHECKPOINT_SCHEDULE", "0 0 31 4,6 *"),
+        ("AUDIT_CHECKPOINT_SCHEDULE", "H * * * *"),
+        ("AUDIT_CHECKPOINT_SCHEDULE", "0 H(1-5)/2 * * THU"),
         ("DB_PASSWORD_FILE", "relative"),
         ("DB_PASSWORD_FILE", "/does/not/exist"),
         ("DB_PASSWORD_FILE", "/"),
@@ -111,6 +113,16 @@ fn each_wrong_value_is_one_mistake() {
         let lines = mistakes(&[(name, value)]);
         assert_eq!(lines.len(), 1, "{name}={value}: {lines:#?}");
         assert!(lines[0].starts_with(&format!("{name}=\"{value}\": ")), "{lines:#?}");
+    }
+}
+
+#[test]
+fn an_h_in_a_schedule_is_refused_with_what_to_write_and_a_thursday_is_none() {
+    let refused = mistakes(&[("AUDIT_CHECKPOINT_SCHEDULE", "H * * * *")]);
+    let why = "H stands for another time at each look: write a number of your choice, such as 17 * * * *";
+    assert_eq!(refused, [format!("AUDIT_CHECKPOINT_SCHEDULE=\"H * * * *\": {why}")]);
+    for schedule in ["17 3 * * THU", "@hourly", "30 17 * * * *"] {
+        assert_eq!(good(&[("AUDIT_CHECKPOINT_SCHEDULE", schedule)]).audit.checkpoint_schedule, schedule);
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     timeouts,
     types::{AuditConfig, CheckpointKey, LogLevel, QueueConfig, WorkerConfig},
 };
-use crate::cron::{self, Cron};
+use crate::cron::Cron;
 use secrecy::ExposeSecret;
 use std::time::Duration;
 
@@ -115,16 +115,24 @@ pub(super) fn audit(reader: &mut Reader) -> AuditConfig {
     }
 }
 
-/// BullMQ fills in fields that are missing; in a setting, too few fields are a slip.
+/// BullMQ fills in fields that are missing; in a setting, too few fields are a slip. An `H` would mean another time to
+/// each worker, and at each look of the same one.
 fn schedule(text: &str) -> Result<(), String> {
     let fields = text.split_whitespace().count();
     if !(5..=6).contains(&fields) && !text.starts_with('@') {
         return Err("a cron expression with five fields (or six, with seconds) is expected".to_string());
     }
-    cron::check(text).map_err(|reason| format!("a cron expression is expected: {reason}"))?;
+    let cron = Cron::parse(text).map_err(|reason| format!("a cron expression is expected: {reason}"))?;
+    if cron.is_hashed() {
+        return Err(
+            "H stands for another time at each look: write a number of your choice, such as 17 * * * *".to_string()
+        );
+    }
     let now = chrono::Utc::now().timestamp_millis();
-    let comes = Cron::parse(text).is_ok_and(|cron| cron.next_after(now, chrono_tz::UTC.into()).is_some());
-    if comes { Ok(()) } else { Err("a cron expression is expected, and this one never comes".to_string()) }
+    match cron.next_after(now, chrono_tz::UTC.into()) {
+        Some(_) => Ok(()),
+        None => Err("a cron expression is expected, and this one never comes".to_string()),
+    }
 }
 
 pub(super) fn log_level(reader: &mut Reader) -> LogLevel {

@@ -102,6 +102,7 @@ pub(super) struct Fields {
     weekday: Field,
     /// `5#3`: which occurrence of the weekday in the month.
     nth: Option<u32>,
+    hashed: bool,
 }
 
 impl Fields {
@@ -141,7 +142,7 @@ impl Fields {
         let weekday = field(&WEEKDAY, weekday_text, weekday, &mut draw)?;
         let day = finish(&DAY, in_month(days, &months), day)?;
         let month = finish(&MONTH, months, month)?;
-        let fields = Self { second, minute, hour, day, month, weekday, nth };
+        let fields = Self { second, minute, hour, day, month, weekday, nth, hashed: draw.used };
         if fields.month.values.len() == 1 && !fields.possible() {
             return Err("the day of month never comes in that month".to_string());
         }
@@ -157,6 +158,11 @@ impl Fields {
                 let days = DAYS.get(month as usize - 1).copied().unwrap_or(31);
                 self.day.numbers().any(|day| day <= days)
             })
+    }
+
+    /// Whether an `H` was given a value.
+    pub(super) fn hashed(&self) -> bool {
+        self.hashed
     }
 
     /// Whether all hours of the day are wanted.
@@ -245,6 +251,7 @@ fn values(bounds: &Bounds, text: &str, draw: &mut Draw) -> Result<Vec<Value>, St
     if text.is_empty() || !text.chars().all(|c| plain(c) || (brackets && "()".contains(c))) {
         return Err(format!("the {} field is `{text}`", bounds.name));
     }
+    draw.used |= text.contains('H');
     let everything = format!("{}-{}", bounds.min, bounds.max);
     let text = replace(&text.replace(['*', '?'], &everything), bounds, drawn)?;
     let mut values = Vec::new();

@@ -5,23 +5,28 @@
 use super::fields::{Bounds, MOST_VALUES};
 
 /// The numbers from which the fields' values are drawn, one for each field in reading order.
-pub(super) struct Draw(u32);
+pub(super) struct Draw {
+    state: u32,
+    /// Whether a field has asked for one: all fields take one, so that the others' stay what they are.
+    pub(super) used: bool,
+}
 
 impl Draw {
     /// The sequence of a seed, or one by chance.
     pub(super) fn new(seed: Option<&str>) -> Self {
-        match seed.filter(|seed| !seed.is_empty()) {
+        let state = match seed.filter(|seed| !seed.is_empty()) {
             Some(seed) => {
-                Self(seed.encode_utf16().fold(2_166_136_261, |h, unit| (h ^ u32::from(unit)).wrapping_mul(16_777_619)))
+                seed.encode_utf16().fold(2_166_136_261, |h, unit| (h ^ u32::from(unit)).wrapping_mul(16_777_619))
             }
-            None => Self(rand::random()),
-        }
+            None => rand::random(),
+        };
+        Self { state, used: false }
     }
 
     /// The next number, at least 0 and below 1.
     pub(super) fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x6d2b_79f5);
-        let mut t = self.0;
+        self.state = self.state.wrapping_add(0x6d2b_79f5);
+        let mut t = self.state;
         t = (t ^ (t >> 15)).wrapping_mul(t | 1);
         t ^= t.wrapping_add((t ^ (t >> 7)).wrapping_mul(t | 61));
         f64::from(t ^ (t >> 14)) / 4_294_967_296.0

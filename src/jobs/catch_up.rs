@@ -65,8 +65,8 @@ pub async fn make_up(
     policy: CatchUp,
     next_ms: i64,
 ) -> Result<u64, Trouble> {
-    // A pattern that leaves a field to chance gets the same value on all workers.
-    let Ok(cron) = Cron::parse_seeded(&builtin.pattern, Some(&builtin.id)) else { return Ok(0) };
+    // It means the same times on all workers and at each look: settings with an `H` are refused.
+    let Ok(cron) = Cron::parse(&builtin.pattern) else { return Ok(0) };
     if policy == CatchUp::Skip {
         return Ok(0);
     }

@@ -255,6 +255,18 @@ async fn signed_bench() -> (PostgresServer, Store, Client) {
     (server, store, api)
 }
 
+/// Copies the log of [`signed_bench`]; returns the statements that undo what is done to it afterwards.
+async fn copied(server: &PostgresServer) -> String {
+    let tables = ["audit_log", "audit_chain", "audit_checkpoint", "audit_checkpoint_head"];
+    let copy: String = tables.iter().map(|t| format!("CREATE TABLE public.{t} AS TABLE {t};")).collect();
+    tamper(server, &copy).await;
+    tables
+        .iter()
+        .map(|t| format!("DELETE FROM {t}; INSERT INTO {t} OVERRIDING SYSTEM VALUE TABLE public.{t};"))
+        .chain(["ALTER TABLE audit_log ALTER COLUMN id RESTART WITH 13;".to_string()])
+        .collect()
+}
+
 /// The checkpoints as somebody outside the database keeps them.
 async fn witnesses(store: &Store) -> Vec<Witness> {
     let page = checkpoint_page(&store.client().await.unwrap(), 0, 10).await.unwrap();
@@ -266,15 +278,7 @@ async fn every_tampering_is_found_and_named() {
     let (server, store, _api) = signed_bench().await;
     let ring = keys(&["k1"]);
     verify(&store, &ring, |_| ()).await.unwrap().unwrap();
-    // Each is undone by the copies that were made before.
-    let tables = ["audit_log", "audit_chain", "audit_checkpoint", "audit_checkpoint_head"];
-    let copy: String = tables.iter().map(|t| format!("CREATE TABLE public.{t} AS TABLE {t};")).collect();
-    let restore: String = tables
-        .iter()
-        .map(|t| format!("DELETE FROM {t}; INSERT INTO {t} OVERRIDING SYSTEM VALUE TABLE public.{t};"))
-        .chain(["ALTER TABLE audit_log ALTER COLUMN id RESTART WITH 13;".to_string()])
-        .collect();
-    tamper(&server, &copy).await;
+    let restore = copied(&server).await;
     for (sql, expected) in tamperings() {
         tamper(&server, sql).await;
         let found = flaw(&store, &ring).await;

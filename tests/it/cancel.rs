@@ -1,6 +1,11 @@
 //! A running job is cancelled from elsewhere, by a statement in the database.
 
-use crate::support::{child, fleet::Fleet, wait_for, worker::binary};
+use crate::support::{
+    child,
+    fleet::Fleet,
+    wait_for,
+    worker::{Worker, binary},
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -95,17 +100,41 @@ fn notices_are_heard_again_after_the_session_that_listens_was_ended() {
     assert!(later(&job, asked) < Duration::from_secs(1), "{:?}\n{}", later(&job, asked), worker.log());
 }
 
-/// `flohctl job cancel`; what it said, its exit code, and how long it took.
-fn flohctl_cancel(fleet: &Fleet, id: &str) -> (String, Option<i32>, Duration) {
-    let since = Instant::now();
+/// `flohctl job cancel`; what it said, and its exit code.
+fn flohctl_cancel(fleet: &Fleet, id: &str) -> (String, Option<i32>) {
     let done = fleet.flohctl(&["job", "cancel", id, "--reason", "not wanted"]);
-    (format!("{}{}", done.stdout.trim(), done.stderr.trim()), done.status.code(), since.elapsed())
+    (format!("{}{}", done.stdout.trim(), done.stderr.trim()), done.status.code())
+}
+
+/// From now on what `flohctl` asks for is kept as it was at first: asking again, after a second, changes the time in the row.
+fn keep_requests(fleet: &Fleet) {
+    fleet.sql(
+        "SET search_path = floh_worker;
+        CREATE TABLE test_request AS TABLE job_cancel_request WITH NO DATA;
+        CREATE FUNCTION test_keep() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+        BEGIN
+            INSERT INTO test_request SELECT NEW.*;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER test_keep AFTER INSERT ON job_cancel_request FOR EACH ROW EXECUTE FUNCTION test_keep()",
+    );
+}
+
+/// The job ended within a second of the row by which `flohctl` asked for it. The servers have one clock.
+fn assert_prompt(fleet: &Fleet, job: &Value, log: &str) {
+    let id = job["id"].as_str().unwrap();
+    let sql = "SELECT floor(extract(epoch FROM min(requested_at)) * 1000)::bigint FROM floh_worker.test_request";
+    let rows = fleet.sql(&format!("{sql} WHERE job_id = '{id}'"));
+    let asked: u64 = rows[0][0].as_deref().expect("the job's worker was asked").parse().unwrap();
+    let ended = job["finishedOn"].as_u64().unwrap();
+    assert!((asked..asked + 1000).contains(&ended), "asked at {asked}, ended at {ended}\n{log}");
 }
 
 #[test]
 fn flohctl_cancels_a_job_on_another_instance_and_only_its_latest_attempt() {
     let mut fleet = Fleet::start();
-    let _workers = ["one", "two"].map(|instance| fleet.worker(instance, &[]));
+    let workers = ["one", "two"].map(|instance| fleet.worker(instance, &[]));
+    keep_requests(&fleet);
     // Its first attempt completes without a result in the ledger, where it looks as if it still ran.
     let id = fleet.add(6, "test.sleep", json!({"ms": 1}), json!({"attempts": 4}));
     fleet.wait_state(6, &id, "completed", SOON);
@@ -114,14 +143,14 @@ fn flohctl_cancels_a_job_on_another_instance_and_only_its_latest_attempt() {
     let sql = format!("SELECT instance FROM floh_worker.job_execution WHERE job_id = '{id}' ORDER BY epoch");
     let instances = wait_for("its second attempt", SOON, || Some(fleet.sql(&sql)).filter(|rows| rows.len() == 2));
     let instance = instances[1][0].clone().unwrap();
-    let (said, code, took) = flohctl_cancel(&fleet, &id);
-    println!("cancelled on another instance within {took:?}");
+    let (said, code) = flohctl_cancel(&fleet, &id);
     assert_eq!((said, code), (format!("job {id} is cancelled on floh-worker@{instance}"), Some(0)));
     let job = fleet.wait_state(6, &id, "failed", SOON);
+    assert_prompt(&fleet, &job, &workers.each_ref().map(Worker::log).concat());
     assert_eq!(job["failedReason"], "cancelled: not wanted", "{job:#}");
     let asked = "SELECT attempts_made, state FROM floh_worker.job_execution WHERE cancel_requested_at IS NOT NULL";
     assert_eq!(fleet.sql(asked), [["1", "failed"].map(|text| Some(text.to_string()))]);
-    let (said, code, _) = flohctl_cancel(&fleet, &id);
+    let (said, code) = flohctl_cancel(&fleet, &id);
     assert_eq!((said, code), (format!("job {id} is not running: it has failed: cancelled: not wanted"), Some(1)));
 }
 
@@ -133,11 +162,11 @@ fn flohctl_says_why_a_job_is_not_cancelled() {
     assert!(unknown.0.starts_with("there is no job nobody-knows-it in the queue bull:"), "{unknown:?}");
     assert_eq!(unknown.1, Some(1));
     let delayed = fleet.add(6, "test.echo", json!({}), json!({"delay": 600_000}));
-    let (said, code, _) = flohctl_cancel(&fleet, &delayed);
+    let (said, code) = flohctl_cancel(&fleet, &delayed);
     assert_eq!((said, code), (format!("job {delayed} is not running: it is waiting"), Some(1)));
     let done = fleet.add(6, "test.echo", json!({}), json!({}));
     fleet.wait_state(6, &done, "completed", SOON);
-    let (said, code, _) = flohctl_cancel(&fleet, &done);
+    let (said, code) = flohctl_cancel(&fleet, &done);
     assert_eq!((said, code), (format!("job {done} is not running: it has completed"), Some(1)));
 }
 
@@ -179,7 +208,7 @@ fn flohctl_cancels_a_job_that_is_removed_when_it_has_failed() {
     let _worker = fleet.worker("1", &[]);
     let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"removeOnFail": true}));
     wait_taken(&fleet, &id);
-    let (said, code, _) = flohctl_cancel(&fleet, &id);
+    let (said, code) = flohctl_cancel(&fleet, &id);
     assert_eq!((said, code), (format!("job {id} is cancelled on floh-worker@1"), Some(0)));
 }
 
@@ -195,10 +224,11 @@ fn flohctl_cancels_a_suspect_that_waits_until_it_may_run() {
     let state = format!("SELECT state FROM floh_worker.job_execution WHERE job_id = '{suspect}'");
     wait_for("it waits", SOON, || (fleet.sql(&state) == [[Some("handed_back".to_string())]]).then_some(()));
     assert_eq!(cancel(&fleet, &suspect, "by the ledger alone"), [""; 0], "it is not running");
-    let (said, code, took) = flohctl_cancel(&fleet, &suspect);
-    println!("cancelled while it waited within {took:?}");
+    keep_requests(&fleet);
+    let (said, code) = flohctl_cancel(&fleet, &suspect);
     assert_eq!((said, code), (format!("job {suspect} is cancelled on floh-worker@1"), Some(0)), "{}", worker.log());
     let job = fleet.wait_state(6, &suspect, "failed", SOON);
+    assert_prompt(&fleet, &job, &worker.log());
     assert_eq!((&job["failedReason"], &job["attemptsMade"]), (&json!("cancelled: not wanted"), &json!(1)), "{job:#}");
     // The gate is open again.
     let next = fleet.add(6, "test.echo", json!({}), json!({}));

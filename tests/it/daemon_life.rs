@@ -58,6 +58,31 @@ fn a_drain_lets_the_running_job_finish_and_takes_no_other() {
 }
 
 #[test]
+fn a_drain_by_sigint_is_the_same() {
+    let mut fleet = Fleet::start();
+    let settings = [("WORKER_CONCURRENCY", "2"), ("SHUTDOWN_TIMEOUT_SECONDS", "5")];
+    let mut worker = fleet.worker("1", &settings);
+    let short = fleet.add(6, "test.effect", json!({"key": "a", "ms": 2000}), json!({}));
+    let long = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"attempts": 1}));
+    let waiting = fleet.add(6, "test.echo", json!({}), json!({}));
+    wait_for("both to run", SOON, || {
+        let taken = fleet.sql("SELECT 1 FROM floh_worker.job_execution WHERE state = 'taken'");
+        (taken.len() == 2).then_some(())
+    });
+    worker.signal(Signal::SIGINT);
+    let status = worker.wait_end(SOON);
+    let log = worker.log();
+    assert_eq!(status.code(), Some(0), "{status}\n{log}");
+    assert!(worker.said("STOPPING=1"), "{log}");
+    assert!(log.contains("SIGINT: no new jobs; 2 running may finish for 5 s") && log.contains("handed back"), "{log}");
+    assert_eq!(fleet.job(6, &short)["state"], "completed", "{log}");
+    assert_eq!(fleet.effects().get("a"), Some(&1));
+    let job = fleet.job(6, &long);
+    assert_eq!((&job["state"], &job["attemptsMade"]), (&json!("waiting"), &json!(0)), "{job:#}\n{log}");
+    assert_eq!(fleet.starts(&waiting).len(), 0, "{log}");
+}
+
+#[test]
 fn at_the_deadline_the_job_is_handed_back_again_and_again_and_charged_nothing() {
     let mut fleet = Fleet::start();
     let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"attempts": 1}));
@@ -184,10 +209,18 @@ fn what_waiting_cannot_heal_ends_it_with_78_and_one_clear_line() {
     let fleet = Fleet::start();
     let guarded = RedisServer::start_with(&["--requirepass", "right"]);
     let port = guarded.port().to_string();
-    let log = ends_with(fleet.spawn_worker("1", &[("REDIS_PORT", &port), ("REDIS_PASSWORD", "hunter2")]), 78);
-    assert!(log.contains("REDIS_PASSWORD") && !log.contains("hunter2"), "{log}");
-    let log = ends_with(fleet.spawn_worker("1", &[("DB_NAME", "nowhere")]), 78);
-    assert!(log.contains("DB_NAME"), "{log}");
+    let refused = |settings: &[(&str, &str)], named: &[&str]| {
+        let log = ends_with(fleet.spawn_worker("1", settings), 78);
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
+        assert_eq!(errors.len(), named.len(), "{log}");
+        for name in named {
+            assert_eq!(errors.iter().filter(|line| line.contains(name)).count(), 1, "{name}: {log}");
+        }
+        log
+    };
+    let log = refused(&[("REDIS_PORT", &port), ("REDIS_PASSWORD", "hunter2")], &["REDIS_PASSWORD"]);
+    assert!(!log.contains("hunter2"), "{log}");
+    refused(&[("DB_NAME", "nowhere")], &["DB_NAME"]);
     let mistakes = [
         ("DB_PORT", "many"),
         ("REDIS_TLS", "perhaps"),
@@ -195,13 +228,9 @@ fn what_waiting_cannot_heal_ends_it_with_78_and_one_clear_line() {
         ("SHUTDOWN_TIMEOUT_SECONDS", "600"),
         ("AUDIT_CHECKPOINT_KEY", "short"),
     ];
-    let log = ends_with(fleet.spawn_worker("1", &mistakes), 78);
-    for (name, _) in mistakes {
-        assert!(log.lines().any(|line| line.contains("ERROR") && line.contains(name)), "{name}: {log}");
-    }
+    refused(&mistakes, &mistakes.map(|(name, _)| name));
     fleet.sql("INSERT INTO floh_worker.schema_version (version, compatible_from) VALUES (999, '99.0.0')");
-    let log = ends_with(fleet.spawn_worker("1", &[]), 78);
-    assert!(log.contains("99.0.0"), "{log}");
+    refused(&[], &["99.0.0"]);
 }
 
 #[test]

@@ -1,9 +1,14 @@
 //! README's SQL, as it stands there: what it grants is enough for what it shows, and each statement does what is said.
 
 use crate::{store_ledger::migrated, support::PostgresServer};
+use floh_worker::{
+    config::{Config, Variables},
+    jobs,
+};
 use tokio_postgres::Client;
 
 const README: &str = include_str!("../../README.md");
+const MANUAL: &str = include_str!("../../packaging/man/floh-worker.8");
 /// The run that README's statements name.
 const RUN: &str = "6f1c0d3a-0000-0000-0000-000000000000";
 
@@ -50,6 +55,17 @@ async fn run(server: &PostgresServer, all: &[&String], beginning: &str) -> (u64,
     (count, rows)
 }
 
+/// The outbox has one row, for a job of the released worker in the queue that it has by default.
+async fn wakes_up_a_known_job(owner: &Client) {
+    let sql = "SELECT queue, name, due_at > now() + interval '1 day' FROM job_outbox";
+    let row = owner.query_one(sql, &[]).await.unwrap();
+    let (queue, name) = (row.get::<_, &str>(0), row.get::<_, &str>(1));
+    assert_eq!((queue, row.get::<_, bool>(2)), ("bull:workflow-scheduler", true));
+    let (config, _) = Config::load(&Variables::default()).unwrap();
+    let known = jobs::registry(&config);
+    assert!(known.get(name).is_some() && !name.starts_with("test."), "{}", known.unknown(name));
+}
+
 #[tokio::test]
 async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
     let (server, _store) = migrated().await;
@@ -87,10 +103,13 @@ async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
         let (count, _) = run(&server, &all, "INSERT INTO floh_worker.job_outbox ").await;
         assert_eq!(count, new, "one wake-up has one row");
     }
-    let sql = "SELECT queue, name, due_at > now() + interval '1 day' FROM job_outbox";
-    let row = owner.query_one(sql, &[]).await.unwrap();
-    let wake_up = (row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, bool>(2));
-    assert_eq!(wake_up, ("bull:workflow-scheduler", "escalation-reminder", true));
+    wakes_up_a_known_job(&owner).await;
+    owner.batch_execute("DELETE FROM job_outbox").await.unwrap();
+    let (_, manual) = MANUAL.split_once("\n.nf\nINSERT INTO floh_worker.job_outbox ").unwrap();
+    let manual = manual.split_once("\n.fi\n").unwrap().0.replace("\\-", "-");
+    let api = server.session("api").await;
+    api.batch_execute(&format!("INSERT INTO floh_worker.job_outbox {manual}")).await.unwrap();
+    wakes_up_a_known_job(&owner).await;
 
     let (count, _) = run(&server, &all, "INSERT INTO floh_worker.audit_log ").await;
     assert_eq!(count, 1);

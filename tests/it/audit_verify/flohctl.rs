@@ -1,6 +1,6 @@
 //! `flohctl audit verify`: its sentences, its exit codes and its memory.
 
-use super::{KEY, Witness, bench, intact, signed_bench, tamper, witnesses};
+use super::{KEY, Witness, bench, copied, intact, signed_bench, tamper, tamperings, witnesses};
 use crate::support::PostgresServer;
 use std::{
     process::{Command, Output, Stdio},
@@ -65,6 +65,38 @@ async fn flohctl_says_in_a_sentence_what_it_found() {
          chained there\n"
     );
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// Each kind of tampering with the words that an operator reads; the others with what verification found.
+#[tokio::test(flavor = "multi_thread")]
+async fn flohctl_names_every_tampering() {
+    let (server, _store, _api) = signed_bench().await;
+    let restore = copied(&server).await;
+    let said = |sql: &str| {
+        let (code, said) = answer(&flohctl(&server, &WITH_KEY, &[]));
+        assert_eq!(code, Some(1), "{sql}: {said}");
+        said.strip_prefix("the audit log is not intact: ").unwrap_or_else(|| panic!("{sql}: {said}")).to_string()
+    };
+    let changed = "was changed, or swapped with another: it is not what was chained there\n";
+    let swap = "UPDATE audit_log a SET entity_id = b.entity_id, new_state = b.new_state, timestamp = b.timestamp
+        FROM audit_log b WHERE (a.id, b.id) IN ((9, 10), (10, 9))";
+    for (sql, sentence) in [
+        ("UPDATE audit_log SET action = 'delete' WHERE id = 3", format!("audit row 3 (position 3) {changed}")),
+        ("DELETE FROM audit_log WHERE id = 6", "audit row 6 (position 6) was removed\n".to_string()),
+        (swap, format!("audit row 9 (position 9) {changed}")),
+        ("DELETE FROM audit_checkpoint WHERE number = 1", "checkpoint 1 was removed\n".to_string()),
+    ] {
+        tamper(&server, sql).await;
+        assert_eq!(said(sql), sentence, "{sql}");
+        tamper(&server, &restore).await;
+    }
+    for (sql, flaw) in tamperings() {
+        tamper(&server, sql).await;
+        assert_eq!(said(sql), format!("{flaw}\n"), "{sql}");
+        tamper(&server, &restore).await;
+    }
+    let (code, said) = answer(&flohctl(&server, &WITH_KEY, &[]));
+    assert!(code == Some(0) && said.starts_with("the audit log is intact: 12 rows"), "{code:?} {said}");
 }
 
 /// The most memory that a process has had so far, in kB; `None` once it has ended.

@@ -10,6 +10,7 @@ by_5_and_6!(
     a_job_s_life_is_told_in_events,
     progress_and_logs_are_seen_while_the_job_runs,
     a_dashboard_reads_every_state,
+    a_dashboard_lists_each_worker_once,
     a_crashed_node_worker_s_job_is_announced_as_stalled_and_runs_here,
 );
 
@@ -129,6 +130,28 @@ fn a_dashboard_reads_every_state(version: u8) {
     assert!(board["metrics"].as_array().unwrap().iter().all(|metrics| metrics["meta"]["count"].is_number()));
     let page = &board["pages"]["completed"][0];
     assert_eq!((&page["progress"], page["logs"].as_array().unwrap().len()), (&json!(100), 1));
+}
+
+/// What Bull Board shows of a queue's workers is this list.
+fn a_dashboard_lists_each_worker_once(version: u8) {
+    let mut fleet = Fleet::start();
+    let listed = |fleet: &mut Fleet| -> Vec<String> {
+        let workers = fleet.call(version, "workers", json!({}));
+        let name = |worker: &Value| worker["rawname"].as_str().unwrap_or_else(|| panic!("{worker:#}")).to_string();
+        let mut names: Vec<String> = workers.as_array().unwrap().iter().map(name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(listed(&mut fleet), [""; 0]);
+    let _first = fleet.worker("1", &[]);
+    let mut second = fleet.worker("2", &[]);
+    let ends = |names: &[String], ends: &[&str]| {
+        names.len() == ends.len() && names.iter().zip(ends).all(|(name, end)| name.ends_with(end))
+    };
+    let both = listed(&mut fleet);
+    assert!(ends(&both, &[":floh-worker@1", ":floh-worker@2"]), "{both:?}");
+    second.stop();
+    wait_for("the one that stopped is gone", SOON, || ends(&listed(&mut fleet), &[":floh-worker@1"]).then_some(()));
 }
 
 fn a_crashed_node_worker_s_job_is_announced_as_stalled_and_runs_here(version: u8) {

@@ -133,8 +133,14 @@ fn a_failure_shows_reason_stack_and_attempts(version: u8) {
     assert!(job["finishedOn"].as_u64() >= job["processedOn"].as_u64());
     assert_eq!(job["returnvalue"], Value::Null);
     let job = fleet.wait_state(version, &panics, "failed", SOON);
-    assert!(job["failedReason"].as_str().unwrap().contains("index 7"), "{job:#}");
-    assert_eq!(job["stacktrace"].as_array().unwrap().len(), 1, "{job:#}");
+    assert_eq!(job["failedReason"], "panic: index 7");
+    let stack = job["stacktrace"].as_array().unwrap();
+    assert_eq!(stack.len(), 1, "{job:#}");
+    // Where it happened, and the way there: without the hook there would be the reason alone.
+    let trace = stack[0].as_str().unwrap();
+    let place = trace.strip_prefix("panic: index 7\n    in at src/jobs/test_jobs.rs:");
+    assert!(place.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())), "{trace}");
+    assert!(trace.contains("\n   0: ") && trace.contains("\n   1: "), "{trace}");
     // The slot is free and the worker well.
     let next = fleet.add(version, "test.echo", json!({}), json!({}));
     fleet.wait_state(version, &next, "completed", SOON);

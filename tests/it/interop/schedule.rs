@@ -187,6 +187,26 @@ fn five_ticks_of_a_legacy_repeatable_survive_kill_9() {
     });
 }
 
+/// The same under a key as the versions before 5.13 stored it, which says everything: it is continued by a script of ours.
+#[test]
+fn five_ticks_of_a_repeatable_with_an_old_key_survive_kill_9() {
+    let mut fleet = Fleet::start();
+    let (schedulers, key, repeat) = (fleet.key("repeat"), "test.effect::::1500", json!({"every": 1500}));
+    // npm goes on with an old key that is there.
+    fleet.redis::<()>("ZADD", &[&schedulers, &"1", &key]);
+    let first = fleet.add(5, "test.effect", json!({"key": "tick", "ms": 100}), json!({"repeat": repeat}));
+    assert_eq!(fleet.job(5, &first)["repeatJobKey"], key);
+    survive_kill_9(&mut fleet, |fleet| {
+        let removed = fleet.call(5, "removeRepeatable", json!({"name": "test.effect", "repeat": repeat}));
+        assert_eq!(removed, true);
+    });
+    for id in ticks(&mut fleet) {
+        let job = fleet.job(5, &id);
+        assert_eq!((&job["repeatJobKey"], &job["data"]["key"]), (&json!(key), &json!("tick")), "{job:#}");
+    }
+    assert_eq!(pending(&mut fleet, 5), [""; 0], "the chain is one, and ended");
+}
+
 #[test]
 fn a_legacy_repeatable_ticks_until_its_limit() {
     let mut fleet = Fleet::start();
