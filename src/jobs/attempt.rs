@@ -19,10 +19,7 @@ use crate::{
     store::{self, Release, StoreError},
 };
 use serde_json::json;
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// How long it may take to make certain what became of a handler that was cut off.
@@ -154,6 +151,9 @@ impl<'a> Attempt<'a> {
 
     /// The handler has ended, and nobody had told it to.
     async fn ended(&self, ended: Ended) -> Turn {
+        if let Some(outcome) = self.committed_before(&ended) {
+            return Turn::Over(outcome);
+        }
         let ended = match ended {
             Ended::Returned(Ok(value)) => Ended::Returned(self.settle(value).await),
             other => other,
@@ -179,6 +179,9 @@ impl<'a> Attempt<'a> {
 
     /// The handler was told to stop, and has ended in some way.
     async fn stopped(&self, cause: &Cause, ended: Ended) -> Outcome {
+        if let Some(outcome) = self.committed_before(&ended) {
+            return outcome;
+        }
         let requested = matches!(cause, Cause::Requested(_));
         match ended {
             // Too late to stop it.
@@ -208,9 +211,28 @@ impl<'a> Attempt<'a> {
         self.context.settle(value, self.claim == Claim::Claimed).await
     }
 
+    /// Once the result is committed the job has completed, whatever its handler did afterwards: another attempt would do
+    /// it a second time.
+    fn committed_before(&self, ended: &Ended) -> Option<Outcome> {
+        let value = self.context.committed.get()?;
+        let afterwards = match ended {
+            Ended::Returned(Ok(_)) => None,
+            Ended::Returned(Err(error)) => Some(error.to_string()),
+            Ended::Panicked(panic) => Some(format!("panic: {}", panic.message)),
+            Ended::Dropped => Some("it was cut off".to_string()),
+            Ended::GivenUp => Some("it did not react, and its thread is given up".to_string()),
+        };
+        if let Some(what) = afterwards {
+            tracing::warn!("its result was committed before this, and stays: {what}");
+        }
+        self.runner.circuit.well();
+        Some(self.committed(value.clone()))
+    }
+
+    /// A handler's value, perhaps committed by [`Attempt::settle`].
     fn completed(&self, value: serde_json::Value) -> Outcome {
         self.runner.circuit.well();
-        let committed = self.context.committed.load(Ordering::Acquire);
+        let committed = self.context.committed.get().is_some();
         Outcome::Completed { value, epoch: committed.then_some(self.context.lease.epoch.0) }
     }
 

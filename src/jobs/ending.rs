@@ -9,7 +9,7 @@ use crate::{
     store::{self, Identity, Release},
 };
 use serde_json::Value;
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 /// How long the ledger may take to note how a lease ended: the job waits for it.
 const NOTE: Duration = Duration::from_millis(500);
@@ -20,7 +20,7 @@ impl JobContext {
     /// Commits the value of a handler that did not, where a wake-up or a tick is to end with it.
     pub(super) async fn settle(&self, value: Value, claimed_tick: bool) -> Result<Value, JobError> {
         let owed = claimed_tick || self.lease.outbox.is_some();
-        if !owed || self.committed.load(Ordering::Acquire) {
+        if !owed || self.committed.get().is_some() {
             return Ok(value);
         }
         let transaction = self.begin().await?;

@@ -46,7 +46,7 @@ use crate::{
 };
 use serde_json::Value;
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 use tokio_util::sync::CancellationToken;
@@ -147,7 +147,8 @@ pub struct JobContext {
     pub instance: Arc<str>,
     execution: Arc<Execution>,
     cancellation: CancellationToken,
-    committed: AtomicBool,
+    /// The return value, once it is committed.
+    committed: OnceLock<Value>,
     given_up: AtomicBool,
 }
 
@@ -183,11 +184,11 @@ impl JobContext {
     }
 
     /// Commits the job's last transaction together with its return value: from here on the job is never run again, even
-    /// if the acknowledgement to Redis is lost.
+    /// if the acknowledgement to Redis is lost, and whatever the handler does afterwards: it has completed with this value.
     pub async fn complete(&self, transaction: FencedTransaction, value: Value) -> Result<Value, JobError> {
         self.check_lease()?;
         transaction.commit_result(&value).await?;
-        self.committed.store(true, Ordering::Release);
+        self.committed.get_or_init(|| value.clone());
         Ok(value)
     }
 

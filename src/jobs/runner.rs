@@ -18,7 +18,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -192,7 +192,7 @@ impl Runner {
             // Also cancelled alone, when the attempt has run for too long.
             cancellation: execution.lease.token_of_cancellation().child_token(),
             execution,
-            committed: AtomicBool::new(false),
+            committed: OnceLock::new(),
             given_up: AtomicBool::new(false),
         };
         Attempt::new(self, handler, context, claim).run().await

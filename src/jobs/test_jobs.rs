@@ -131,7 +131,14 @@ async fn effect(job: &JobContext, key: Option<&str>) -> Result<Value, JobError> 
     transaction.execute(sql, &[&key, &job.job_id(), &job.lease.epoch.0, &&*job.instance]).await?;
     tokio::time::sleep(Duration::from_millis(milliseconds(job, "ms"))).await;
     hang(job, "blockMs");
-    job.complete(transaction, json!({ "key": key })).await
+    let value = job.complete(transaction, json!({ "key": key })).await?;
+    match job.data.get("failAfterComplete").and_then(Value::as_str) {
+        None => Ok(value),
+        Some("panic") => panic(job),
+        Some("value") => Ok(json!({ "another": "value" })),
+        Some("hang") => Ok(hang(job, "hangMs")),
+        Some(_) => Err(fail(job)),
+    }
 }
 
 /// Writes an effect, and `n` wake-ups that will write theirs, in one transaction.

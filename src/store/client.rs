@@ -1,7 +1,7 @@
 //! A pooled session whose every statement has a deadline and whose errors are ours.
 
 use super::{
-    connect::ANSWER_TIMEOUT,
+    connect::{ANSWER_TIMEOUT, STATEMENT_TIMEOUT},
     error::{Place, StoreError},
 };
 use deadpool_postgres::Object;
@@ -10,12 +10,20 @@ use std::{
     future::Future,
     ops::{ControlFlow, Deref, DerefMut},
     pin::pin,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
+use tokio::time::Instant;
 use tokio_postgres::{Row, types::ToSql};
 
 /// `feature_not_supported`, as which PostgreSQL reports a cached plan whose result would have another type.
 const OUTDATED_PLAN: &str = "0A000";
+/// From here on a pause in a transaction is why the session is gone. The server began to count when it sent its last
+/// answer, which was a little before that was read here.
+const PAUSE: Duration = STATEMENT_TIMEOUT.saturating_sub(Duration::from_millis(500));
 
 /// A session out of the pool, given back on drop.
 ///
@@ -26,11 +34,40 @@ pub struct Client {
     object: Option<Object>,
     place: Place,
     unanswered: AtomicUsize,
+    /// In a job's transaction: when its last statement was answered.
+    answered: Mutex<Option<Instant>>,
 }
 
 impl Client {
     pub(super) fn new(object: Object, place: Place) -> Client {
-        Client { object: Some(object), place, unanswered: AtomicUsize::new(0) }
+        Client { object: Some(object), place, unanswered: AtomicUsize::new(0), answered: Mutex::new(None) }
+    }
+
+    /// A job's transaction is open from here on. Where a pause of the job is why the session is gone, the next statement
+    /// says so; the server's own words for it mostly go to nobody.
+    pub(super) fn watch_pauses(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How long the job has paused, if that is too long for the server.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.map(|at| at.elapsed()).filter(|pause| *pause >= PAUSE)
+    }
+
+    /// Remembers an answer, or says why there is none any more. After a pause that was too long it stays that.
+    fn judge<T>(&self, pause: Option<Duration>, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        match (answer, pause) {
+            (Err(error), Some(pause)) if error.is_unavailable() || error.is_pause() => Err(StoreError::paused(pause)),
+            (answer, _) => {
+                if !answer.as_ref().is_err_and(StoreError::is_unavailable)
+                    && let Some(at) = &mut *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+                {
+                    *at = Instant::now();
+                }
+                answer
+            }
+        }
     }
 
     #[expect(clippy::expect_used, reason = "only discard and drop take the session out, and both end the Client")]
@@ -41,7 +78,8 @@ impl Client {
     /// Waits for one answer. If the caller is dropped meanwhile, `unanswered` stays up, and drop closes the session.
     async fn answer<T>(&self, ask: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
-        match tokio::time::timeout(ANSWER_TIMEOUT, ask).await {
+        let pause = self.pause();
+        let answer = match tokio::time::timeout(ANSWER_TIMEOUT, ask).await {
             Ok(answer) => {
                 let answer = answer.map_err(|e| StoreError::sort(&self.place, &e));
                 // A session whose prepared statements are outdated (a migration changed their tables) is not used
@@ -55,7 +93,8 @@ impl Client {
                 place: self.place.clone(),
                 reason: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
             }),
-        }
+        };
+        self.judge(pause, answer)
     }
 
     /// All rows of a statement.

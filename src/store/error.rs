@@ -1,6 +1,6 @@
 //! What can go wrong with PostgreSQL, sorted by what to do about it.
 
-use std::{error::Error as _, fmt, io, sync::Arc};
+use std::{error::Error as _, fmt, io, sync::Arc, time::Duration};
 use tokio_postgres::error::SqlState;
 
 /// Where the database is, for messages: never with the password.
@@ -129,6 +129,23 @@ impl StoreError {
         }
     }
 
+    /// The job paused inside a transaction for longer than the server allows: its own fault, and no outage.
+    pub(super) fn paused(pause: Duration) -> StoreError {
+        StoreError::Query {
+            code: PAUSED.to_string(),
+            message: format!(
+                "the job paused for {} s inside a transaction; PostgreSQL ended the session",
+                pause.as_secs()
+            ),
+            transient: true,
+        }
+    }
+
+    /// Whether it says that a transaction paused for too long.
+    pub(super) fn is_pause(&self) -> bool {
+        matches!(self, StoreError::Query { code, .. } if code == PAUSED)
+    }
+
     /// True if the database cannot be reached now and may be later.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, StoreError::Unavailable { .. })
@@ -151,6 +168,9 @@ impl From<tokio_postgres::Error> for StoreError {
 
 /// The SQLSTATE with which our SQL functions say that a lease is lost.
 const LEASE_LOST: &str = "FL001";
+
+/// `idle_in_transaction_session_timeout`.
+const PAUSED: &str = "25P03";
 
 /// An error that the server itself reported.
 fn sort_answer(place: &Place, db: &tokio_postgres::error::DbError) -> StoreError {
@@ -189,14 +209,15 @@ fn sort_answer(place: &Place, db: &tokio_postgres::error::DbError) -> StoreError
 
 /// Connection exceptions, shutdown and start, no room, a standby that does not accept writes (yet).
 fn is_unavailable(code: &SqlState) -> bool {
-    matches!(code.code(), "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25006")
+    matches!(code.code(), "57P01" | "57P02" | "57P03" | "57P05" | "25006")
         || code.code().starts_with("08")
         || code.code().starts_with("53")
 }
 
-/// Serialisation failure, deadlock, lock and statement timeouts, and a plan that a migration has outdated.
+/// Serialisation failure, deadlock, lock and statement timeouts, a transaction that paused for too long, and a plan that a
+/// migration has outdated.
 fn is_transient(db: &tokio_postgres::error::DbError) -> bool {
-    matches!(db.code().code(), "40001" | "40P01" | "55P03" | "57014")
+    matches!(db.code().code(), "40001" | "40P01" | "55P03" | "57014" | PAUSED)
         || (db.code().code() == "0A000" && db.message().contains("cached plan"))
 }
 

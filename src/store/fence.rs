@@ -56,6 +56,7 @@ impl Store {
         match transaction.client.batch_value(&sql).await {
             Ok(number) => {
                 transaction.transaction = number.unwrap_or_default();
+                transaction.client.watch_pauses();
                 Ok(transaction)
             }
             Err(error) => {
@@ -124,6 +125,13 @@ impl FencedTransaction {
     /// [`StoreError::LeaseLost`]: another worker has the job, nothing is committed. [`StoreError::CommitUnknown`]: the
     /// connection died meanwhile. After any other error nothing is committed.
     pub async fn commit(mut self) -> Result<(), StoreError> {
+        // Where a pause has ended the session, that is known before COMMIT is sent: nothing has to be asked about.
+        if self.client.pause().is_some()
+            && let Err(error) = self.client.batch_execute("SELECT 1").await
+        {
+            self.roll_back().await;
+            return Err(error);
+        }
         let sql = format!("SELECT fence({}, {}); COMMIT", self.lease.row, self.lease.epoch.0);
         #[cfg(feature = "test-jobs")]
         let sql = if off("fence") { "COMMIT".to_string() } else { sql };

@@ -183,13 +183,16 @@ impl Store {
     }
 
     /// Removes ledger rows that nothing has happened to for longer than `older_than`, in batches; returns how many.
-    /// Choose it longer than a finish may take to arrive: a committed row that is gone no longer suppresses a run.
+    /// Choose it longer than a finish may take to arrive: a committed row that is gone no longer suppresses a run. A job in
+    /// quarantine stays for as long as it is suspected, because people find it by its row.
     pub async fn prune_ledger(&self, older_than: Duration) -> Result<u64, StoreError> {
         let client = self.client().await?;
         let seconds = older_than.as_secs_f64();
         let sql = "DELETE FROM job_execution WHERE id IN (
-                SELECT id FROM job_execution WHERE updated_at < now() - make_interval(secs => $1)
-                ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+                SELECT id FROM job_execution j WHERE updated_at < now() - make_interval(secs => $1)
+                    AND NOT (state = 'quarantined' AND EXISTS (SELECT FROM job_suspicion s WHERE s.queue = j.queue
+                        AND s.job_id = j.job_id AND s.job_timestamp = j.job_timestamp))
+                ORDER BY updated_at LIMIT $2 FOR UPDATE OF j SKIP LOCKED)";
         let mut removed = 0;
         loop {
             let batch = client.execute(sql, &[&seconds, &PRUNE_BATCH]).await?;

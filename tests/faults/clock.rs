@@ -4,12 +4,12 @@
 use crate::{
     stage::{Plan, Stage, now_ms},
     story::Story,
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use serde_json::json;
 use std::{collections::BTreeSet, fs, path::PathBuf, thread::sleep, time::Duration};
 
-row!(24, clocks_wrong, off "redis-time", wrong);
+row!(24, clocks_wrong, off "redis-time" => Time, wrong);
 
 /// A start may be later than it is due by this, on a busy machine.
 const LATE_BY: u64 = 1000;
@@ -67,24 +67,24 @@ fn judge_delays(stage: &mut Stage, story: &Story, delayed: &[(String, u64)]) {
         let hash = stage.fleet.key(key);
         let added: Option<u64> = stage.fleet.redis("HGET", &[&hash, &"timestamp"]);
         let (Some(added), Some(start)) = (added, told.starts.first()) else {
-            stage.complain(format!("{key} was not started"));
+            stage.complain(Kind::Time, format!("{key} was not started"));
             continue;
         };
         let due = added + delay;
-        stage.complain_if(start + EARLY_BY < due, || format!("{key} was started {} ms early", due - start));
+        stage.complain_if(start + EARLY_BY < due, Kind::Time, || format!("{key} was started {} ms early", due - start));
         let late = Duration::from_millis(start.saturating_sub(due));
-        stage.note(&format!("{key} was started late"), late, Duration::from_millis(LATE_BY));
+        stage.note(Kind::Time, &format!("{key} was started late"), late, Duration::from_millis(LATE_BY));
     }
 }
 
 fn judge_retries(stage: &mut Stage, story: &Story) {
     for (id, told) in story.0.iter().filter(|(id, _)| id.starts_with("failing-")) {
         let [first, second] = told.starts[..] else {
-            stage.complain(format!("{id} started {} times instead of twice", told.starts.len()));
+            stage.complain(Kind::Time, format!("{id} started {} times instead of twice", told.starts.len()));
             continue;
         };
         let wrong = second - first < 700 - EARLY_BY || second - first > 700 + LATE_BY;
-        stage.complain_if(wrong, || format!("{id} was retried after {} ms instead of 700", second - first));
+        stage.complain_if(wrong, Kind::Time, || format!("{id} was retried after {} ms instead of 700", second - first));
     }
 }
 
@@ -99,15 +99,15 @@ fn judge_ticks(stage: &mut Stage, story: &Story, seconds: u64) {
         };
         dues.insert(due);
         let wrong = start + EARLY_BY < due || *start > due + LATE_BY;
-        stage.complain_if(wrong, || format!("the tick of {due} was started at {start}"));
+        stage.complain_if(wrong, Kind::Time, || format!("the tick of {due} was started at {start}"));
     }
     let gaps = dues.iter().zip(dues.iter().skip(1)).filter(|(one, next)| *next - *one != 1000).count();
-    stage.complain_if(gaps > 0 || (dues.len() as u64) < seconds - 1, || {
+    stage.complain_if(gaps > 0 || (dues.len() as u64) < seconds - 1, Kind::Time, || {
         format!("{} ticks in {seconds} s, with {gaps} gaps", dues.len())
     });
     let effects = stage.fleet.effects();
     let twice = dues.iter().filter(|due| effects.get(&due.to_string()) != Some(&1)).count();
-    stage.complain_if(twice > 0, || format!("{twice} ticks were not run once"));
+    stage.complain_if(twice > 0, Kind::Doubled, || format!("{twice} ticks were not run once"));
 }
 
 /// How many minutes the time at a log line's start is away from now.

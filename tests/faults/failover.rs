@@ -9,7 +9,7 @@ use crate::{
         sentinel::{self, MASTER, Sentinel, ask, connection},
         wait_for,
     },
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
     wake_ups::{self, RESTORED_WITHIN, WakeUp},
 };
 use serde_json::json;
@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-row!(12, redis_failover, off "reconnect" | "reconciler", failover);
+row!(12, redis_failover, off "reconnect" => PickedUpLate Undone Lost | "reconciler" => NotRestored, failover);
 
 const SOON: Duration = Duration::from_secs(40);
 /// The wake-ups are due this many milliseconds after they were written: still pending when the primary is killed.
@@ -122,7 +122,10 @@ fn wait_run(stage: &mut Stage, wake_ups: &[WakeUp]) {
         }
         if Instant::now() > end {
             let (seconds, number) = (RESTORED_WITHIN.as_secs(), missing.len());
-            stage.complain(format!("{number} wake-ups did not run within {seconds} s, such as {}", missing[0]));
+            stage.complain(
+                Kind::NotRestored,
+                format!("{number} wake-ups did not run within {seconds} s, such as {}", missing[0]),
+            );
             return;
         }
         sleep(Duration::from_millis(100));

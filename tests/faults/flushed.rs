@@ -4,7 +4,7 @@
 use crate::{
     stage::{Plan, Stage},
     support::fleet::Fleet,
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
     wake_ups::{self, RESTORED_WITHIN, WakeUp},
 };
 use std::{
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-row!(23, redis_flushed, off "reconciler", flushed);
+row!(23, redis_flushed, off "reconciler" => NotRestored, flushed);
 
 const SCHEDULER: &str = "floh-worker:stuck-run-recovery";
 
@@ -55,12 +55,17 @@ fn wait_restored(stage: &mut Stage, pending: &[WakeUp], start: Instant) {
             missing.push(SCHEDULER);
         }
         if missing.is_empty() {
-            stage.note("everything that PostgreSQL knows is restored", start.elapsed(), RESTORED_WITHIN);
+            stage.note(
+                Kind::NotRestored,
+                "everything that PostgreSQL knows is restored",
+                start.elapsed(),
+                RESTORED_WITHIN,
+            );
             return;
         }
         if Instant::now() > end {
             let what = format!("{} were not restored, such as {}", missing.len(), missing[0]);
-            stage.note(&what, start.elapsed(), Duration::ZERO);
+            stage.note(Kind::NotRestored, &what, start.elapsed(), Duration::ZERO);
             return;
         }
         sleep(Duration::from_millis(100));

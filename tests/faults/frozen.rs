@@ -15,7 +15,7 @@ use crate::{
         proxy::{Fault, Proxy},
         wait_for,
     },
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-row!(17, worker_frozen, off "fence" | "confirm", frozen);
+row!(17, worker_frozen, off "fence" => Stale Doubled | "confirm" => Stale, frozen);
 
 /// What the successor may take longer than the handler itself does.
 const HELD_UP_WITHIN: Duration = Duration::from_secs(2);
@@ -54,10 +54,14 @@ fn frozen(row: &Row) -> Verdict {
     });
     let victims = catch(&mut stage, &proxies);
     stage.crew.signal(0, Signal::SIGSTOP);
-    if !row.is_full() {
-        let_locks_expire(&mut stage);
-    }
+    let locks = if row.is_full() { Vec::new() } else { let_locks_expire(&mut stage) };
     wait_for_successor(&mut stage, &victims, &proxies[1]);
+    if row.off == Some("fence") {
+        // Only the fence is to stand between the stale worker and a commit: Redis does not tell it that it lost its jobs.
+        for (lock, token) in locks {
+            stage.fleet.redis::<redis::Value>("SET", &[&lock, &token, &"PX", &30_000, &"NX"]);
+        }
+    }
     stage.crew.signal(0, Signal::SIGCONT);
     proxies[0].release();
     let thawed = now_ms();
@@ -130,19 +134,23 @@ fn try_one(stage: &mut Stage, proxies: &[Proxy], moment: &str, id: &str, key: &s
     true
 }
 
-/// Time passes faster: the locks of the frozen worker are gone, and two checks find it so.
-fn let_locks_expire(stage: &mut Stage) {
+/// Time passes faster: the locks of the frozen worker are gone, and two checks find it so. Returns them with their tokens.
+fn let_locks_expire(stage: &mut Stage) -> Vec<(String, String)> {
+    let mut locks = Vec::new();
     let active = stage.fleet.key("active");
     let ids: Vec<String> = stage.fleet.redis("LRANGE", &[&active, &0, &-1]);
     for id in ids {
         let (hash, lock) = (stage.fleet.key(&id), stage.fleet.key(&format!("{id}:lock")));
         let by: Option<String> = stage.fleet.redis("HGET", &[&hash, &"pb"]);
         if by.is_some_and(|by| by.ends_with("@1")) {
+            let token: Option<String> = stage.fleet.redis("GET", &[&lock]);
             stage.fleet.redis::<()>("DEL", &[&lock]);
+            locks.extend(token.map(|token| (lock, token)));
         }
     }
     stage.fleet.check_stalled();
     stage.fleet.check_stalled();
+    locks
 }
 
 /// The second worker does the jobs of all moments; the take of `race` is kept.
@@ -191,13 +199,16 @@ fn judge(stage: &mut Stage, victims: &[Victim]) {
         if victim.moment != "race" {
             let took = Duration::from_millis(told.completed.unwrap() - told.starts.last().unwrap());
             let held_up = took.saturating_sub(victim.takes);
-            stage.note(&format!("the successor at the moment {}", victim.moment), held_up, HELD_UP_WITHIN);
+            let what = format!("the successor at the moment {}", victim.moment);
+            stage.note(Kind::HeldUp, &what, held_up, HELD_UP_WITHIN);
         }
     }
     for victim in victims {
         let query =
             format!("SELECT instance FROM floh_worker.test_effect WHERE job_id = '{}' AND instance = '1'", victim.id);
         let wrong = !stage.fleet.sql(&query).is_empty();
-        stage.complain_if(wrong, || format!("the stale worker committed its effect at the moment {}", victim.moment));
+        stage.complain_if(wrong, Kind::Stale, || {
+            format!("the stale worker committed its effect at the moment {}", victim.moment)
+        });
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     stage::{Plan, Stage},
     story::Story,
     support::{fleet::Fleet, proxy::Fault, proxy::Proxy, wait_for},
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use serde_json::json;
 use std::{
@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-row!(6, half_open_fetch, off "deadlines", on_the_fetch);
-row!(7, half_open_blocked_read, off "deadlines", on_the_blocked_read);
-row!(8, half_open_finish, off "deadlines", on_the_finish);
-row!(9, half_open_renewal, off "renewal-deadline", on_the_renewal);
+row!(6, half_open_fetch, off "deadlines" => PickedUpLate Undone, on_the_fetch);
+row!(7, half_open_blocked_read, off "deadlines" => PickedUpLate Undone, on_the_blocked_read);
+row!(8, half_open_finish, off "deadlines" => PickedUpLate Undone, on_the_finish);
+row!(9, half_open_renewal, off "renewal-deadline" => NotRenewed, on_the_renewal);
 
 /// The moment comes by itself within this: a renewal is made every 10 s.
 const COMES_WITHIN: Duration = Duration::from_secs(20);
@@ -125,7 +125,7 @@ fn hit_the_renewals(stage: &mut Stage, proxies: &[Proxy], fault: Fault) -> bool 
     let end = Instant::now() + COMES_WITHIN;
     while proxies.iter().zip(&before).any(|(proxy, before)| proxy.sprung() == *before) {
         if Instant::now() > end {
-            stage.complain("a worker renews nothing any more");
+            stage.complain(Kind::NotRenewed, "a worker renews nothing any more");
             return false;
         }
         sleep(Duration::from_millis(10));
@@ -144,7 +144,7 @@ fn expect_one_start(stage: &mut Stage, ids: &[String], end: Instant) {
             for id in ids {
                 let told = story.0.get(id).cloned().unwrap_or_default();
                 let wrong = told.completed.is_none() || told.starts.len() != 1;
-                stage.complain_if(wrong, || {
+                stage.complain_if(wrong, Kind::NotRenewed, || {
                     let state = told.completed.map_or("not done in time", |_| "done");
                     format!("{id} started {} times and is {state}", told.starts.len())
                 });

@@ -4,7 +4,7 @@
 use crate::{
     stage::{Plan, Stage},
     support::{crew::Life, worker::binary},
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use std::{
 
 // Without evidence a death is an interruption: the job that kills is never put aside. Without the catch a panic is no
 // failure of its job. And without a limit of its time a job that hangs does so for as long as it likes.
-row!(20, handlers_fail, off "evidence" | "panics" | "timeouts", fail);
+row!(20, handlers_fail, off "evidence" => Killer | "panics" => Panic | "timeouts" => Hang, fail);
 
 const TIMEOUT: u64 = 3;
 /// A job that kills its worker is started this many times at most, however often it is tried.
@@ -53,14 +53,14 @@ fn fail(row: &Row) -> Verdict {
 /// One job of each kind, each with the reason that it must have.
 fn expect_failures(stage: &mut Stage, turn: usize) {
     let hung = format!("timed out after {TIMEOUT} s and did not react: its thread was given up");
-    let kinds: [(&str, Value, IsReason); 4] = [
-        ("test.panic", json!({"message": "on purpose"}), &|_, reason| reason == "panic: on purpose"),
-        ("test.hang", json!({"ms": HANGS}), &|_, reason| reason == hung),
-        ("test.abort", json!({}), &|id, reason| is_quarantine(id, "ABRT", reason)),
-        ("test.segfault", json!({}), &|id, reason| is_quarantine(id, "SEGV", reason)),
+    let kinds: [(Kind, &str, Value, IsReason); 4] = [
+        (Kind::Panic, "test.panic", json!({"message": "on purpose"}), &|_, reason| reason == "panic: on purpose"),
+        (Kind::Hang, "test.hang", json!({"ms": HANGS}), &|_, reason| reason == hung),
+        (Kind::Killer, "test.abort", json!({}), &|id, reason| is_quarantine(id, "ABRT", reason)),
+        (Kind::Killer, "test.segfault", json!({}), &|id, reason| is_quarantine(id, "SEGV", reason)),
     ];
-    for (name, data, is_right) in kinds {
-        expect_failure(stage, turn, name, data, is_right);
+    for (kind, name, data, is_right) in kinds {
+        expect_failure(stage, turn, kind, name, data, is_right);
         if stage.is_seen() {
             return;
         }
@@ -80,7 +80,7 @@ fn is_quarantine(id: &str, signal: &str, reason: &str) -> bool {
 }
 
 /// The job fails, with the reason that it must have, and the worker goes on.
-fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, is_right: IsReason) {
+fn expect_failure(stage: &mut Stage, turn: usize, kind: Kind, name: &str, data: Value, is_right: IsReason) {
     let id = format!("{}-{turn}", name.replace('.', "-"));
     let opts = json!({"attempts": 1, "removeOnComplete": false, "removeOnFail": false, "jobId": id});
     stage.fleet.add(6, name, data, opts);
@@ -89,11 +89,13 @@ fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, is_ri
         let job = stage.fleet.job(6, &id);
         if job["state"] == "failed" {
             let said = job["failedReason"].as_str().unwrap_or_default();
-            stage.complain_if(!is_right(&id, said), || format!("{name} failed with {said:?}, which is not its reason"));
+            stage.complain_if(!is_right(&id, said), kind, || {
+                format!("{name} failed with {said:?}, which is not its reason")
+            });
             break;
         }
         if Instant::now() > end {
-            stage.complain(format!("{name} has not failed, but is {}", job["state"]));
+            stage.complain(kind, format!("{name} has not failed, but is {}", job["state"]));
             stage.fleet.redis::<()>("DEL", &[&stage.fleet.key(&format!("{id}:lock"))]);
             stage.fleet.call(6, "remove", json!({"job": id}));
             break;
@@ -101,7 +103,7 @@ fn expect_failure(stage: &mut Stage, turn: usize, name: &str, data: Value, is_ri
         sleep(Duration::from_millis(50));
     }
     let starts = stage.fleet.starts(&id).len();
-    stage.complain_if(starts > DEATHS + 1, || format!("{name} was started {starts} times"));
+    stage.complain_if(starts > DEATHS + 1, kind, || format!("{name} was started {starts} times"));
 }
 
 /// What the unit's `ExecStopPost=` does, with what systemd tells it.

@@ -5,7 +5,7 @@ use crate::{
     stage::{Plan, Stage, now_ms},
     story::Story,
     support::crew::Life,
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use nix::sys::signal::Signal;
 use rand::RngExt;
@@ -18,7 +18,7 @@ use std::{
 };
 
 // Without its state folder a worker does not know what it had.
-row!(16, worker_killed, off "state-folder", killed);
+row!(16, worker_killed, off "state-folder" => RanAgainLate, killed);
 
 /// From the start of the next life to the start of what the last one had. The short form is also run on machines that are
 /// busy with other things: there it is three seconds, where others take more than sixty.
@@ -50,7 +50,7 @@ fn killed(row: &Row) -> Verdict {
         }
         sleep(next.saturating_duration_since(Instant::now()));
     }
-    stage.complain_if(orphans.is_empty(), || "no worker had a job when it was killed".into());
+    stage.complain_if(orphans.is_empty(), Kind::Setup, || "no worker had a job when it was killed".into());
     stage.end()
 }
 
@@ -63,7 +63,7 @@ fn kill_one(stage: &mut Stage, victim: usize, seen: &mut BTreeSet<String>) {
     let mut orphans = active_of(stage, victim);
     orphans.retain(|id| seen.insert(id.clone()));
     let Some(started) = stage.crew.wait_life(victim, life + 1, Duration::from_secs(20)) else {
-        stage.complain("a killed worker did not come back");
+        stage.complain(Kind::Process, "a killed worker did not come back");
         return;
     };
     let restarted = now_ms() - u64::try_from(started.elapsed().as_millis()).unwrap();
@@ -74,7 +74,7 @@ fn kill_one(stage: &mut Stage, victim: usize, seen: &mut BTreeSet<String>) {
             let told = story.0.get(id).cloned().unwrap_or_default();
             if let Some(start) = told.starts.first() {
                 let took = Duration::from_millis(start.saturating_sub(restarted));
-                stage.note(&format!("{id}, which a killed worker had, ran again"), took, within);
+                stage.note(Kind::RanAgainLate, &format!("{id}, which a killed worker had, ran again"), took, within);
                 break;
             }
             // What the worker sent last may have arrived after its death.
@@ -82,7 +82,8 @@ fn kill_one(stage: &mut Stage, victim: usize, seen: &mut BTreeSet<String>) {
                 break;
             }
             if Instant::now() > end {
-                stage.note(&format!("{id}, which a killed worker had, did not run again"), GIVE_UP, within);
+                let what = format!("{id}, which a killed worker had, did not run again");
+                stage.note(Kind::RanAgainLate, &what, GIVE_UP, within);
                 break;
             }
             sleep(Duration::from_millis(20));

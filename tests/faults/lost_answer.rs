@@ -6,13 +6,13 @@ use crate::{
     stage::{PICK_UP_WITHIN, Plan, Stage},
     story::Story,
     support::{fleet::Fleet, proxy::Fault, proxy::Proxy, wait_for},
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use serde_json::json;
 use std::{thread::sleep, time::Duration};
 
-row!(10, answer_of_fetch_lost, off "orphans", of_a_fetch);
-row!(11, answer_of_finish_lost, off "orphans", of_a_finish);
+row!(10, answer_of_fetch_lost, off "orphans" => Undone Lost RanAgainLate, of_a_fetch);
+row!(11, answer_of_finish_lost, off "orphans" => Undone Lost RanAgainLate, of_a_finish);
 
 fn of_a_fetch(row: &Row) -> Verdict {
     lost(row, "a fetch", fetch_of)
@@ -53,11 +53,11 @@ fn lost(row: &Row, what: &str, pattern: impl Fn(&Fleet) -> String) -> Verdict {
     let story = Story::read(&stage.fleet.stream());
     let again = story.0.values().filter(|job| job.starts.len() > 1).count();
     // Two of three faults let the script run.
-    stage.complain_if(row.off.is_none() && again * 3 < times * 2, || {
+    stage.complain_if(row.off.is_none() && again * 3 < times * 2, Kind::Setup, || {
         format!("only {again} of the lost answers had brought a job")
     });
     if let Some((waited, id)) = story.longest_wait_for_restart() {
-        stage.note(&format!("{id} ran again"), Duration::from_millis(waited), PICK_UP_WITHIN);
+        stage.note(Kind::RanAgainLate, &format!("{id} ran again"), Duration::from_millis(waited), PICK_UP_WITHIN);
     }
     stage.end()
 }

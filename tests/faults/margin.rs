@@ -4,12 +4,12 @@
 use crate::{
     stage::{Plan, Stage, now_ms},
     support::wait_for,
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use serde_json::json;
 use std::{collections::BTreeMap, thread::sleep, time::Duration};
 
-row!(25, lease_not_renewed, off "margin", not_renewed);
+row!(25, lease_not_renewed, off "margin" => Stale, not_renewed);
 
 /// How long a lock lives.
 const LOCK: u64 = 30_000;
@@ -39,7 +39,7 @@ fn not_renewed(row: &Row) -> Verdict {
     watch(&mut stage, &victims, begun + BEFORE + OPEN + 1500);
     let effects = stage.fleet.effects();
     for victim in victims.iter().filter(|victim| effects.contains_key(&victim.id)) {
-        stage.complain(format!("{} was committed although nobody renewed its lock", victim.id));
+        stage.complain(Kind::Stale, format!("{} was committed although nobody renewed its lock", victim.id));
     }
     stage.fleet.redis.thaw();
     let thawed = now_ms();
@@ -90,10 +90,12 @@ fn watch(stage: &mut Stage, victims: &[Victim], until: u64) {
     }
     for victim in victims {
         match last_seen.get(&victim.session) {
-            None => stage.complain(format!("the transaction of {} was not opened: {last_seen:?}", victim.id)),
+            None => {
+                stage.complain(Kind::Setup, format!("the transaction of {} was not opened: {last_seen:?}", victim.id))
+            }
             Some(last) => {
                 let age = last.saturating_sub(victim.renewed);
-                stage.complain_if(age > ENDED_AT, || {
+                stage.complain_if(age > ENDED_AT, Kind::Stale, || {
                     format!("the handler of {} was not cancelled {age} ms after the last renewal", victim.id)
                 });
             }

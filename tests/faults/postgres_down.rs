@@ -7,9 +7,9 @@ use crate::{
 use nix::sys::signal::Signal;
 use std::{thread::sleep, time::Duration};
 
-row!(13, postgres_restarted, off "interruptions", restarted);
-row!(14, postgres_stopped, off "interruptions", stopped);
-row!(15, postgres_sessions_killed, off "interruptions", killed);
+row!(13, postgres_restarted, off "interruptions" => Charged Lost, restarted);
+row!(14, postgres_stopped, off "interruptions" => Charged Lost, stopped);
+row!(15, postgres_sessions_killed, off "interruptions" => Charged Lost, killed);
 
 /// In order and as in a crash, in turn.
 fn restarted(row: &Row) -> Verdict {

@@ -6,11 +6,11 @@ use crate::{
 };
 use std::{thread::sleep, time::Duration};
 
-row!(1, redis_restarted, off "reconnect", restarted);
-row!(2, redis_stopped, off "reconnect", stopped);
-row!(3, redis_frozen, off "fetch-again", frozen);
-row!(4, redis_paused, off "fetch-again", paused);
-row!(5, redis_connections_killed, off "reconnect", killed);
+row!(1, redis_restarted, off "reconnect" => PickedUpLate Undone, restarted);
+row!(2, redis_stopped, off "reconnect" => PickedUpLate Undone, stopped);
+row!(3, redis_frozen, off "fetch-again" => PickedUpLate Undone, frozen);
+row!(4, redis_paused, off "fetch-again" => PickedUpLate Undone, paused);
+row!(5, redis_connections_killed, off "reconnect" => PickedUpLate Undone, killed);
 
 /// In order and as in a crash, in turn.
 fn restarted(row: &Row) -> Verdict {

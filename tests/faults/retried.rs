@@ -3,7 +3,7 @@
 
 use crate::{
     stage::{Plan, Stage, now_ms},
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use serde_json::{Value, json};
 use std::{
@@ -12,7 +12,7 @@ use std::{
 };
 
 // Without what the finish acknowledged, a retry looks like a finish that was lost: the committed result is its end.
-row!(19, retried_by_hand, off "acknowledged", retried);
+row!(19, retried_by_hand, off "acknowledged" => NotRetried, retried);
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -63,7 +63,9 @@ fn again(stage: &mut Stage, key: &str, state: &str, resets: &Value, times: u64) 
         }
         stage.fleet.wait_state(6, key, state, SOON);
         let starts = starts_since(stage, key, asked);
-        stage.complain_if(starts != 1, || format!("{key} ({resets}) started {starts} times after retry {turn}"));
+        stage.complain_if(starts != 1, Kind::NotRetried, || {
+            format!("{key} ({resets}) started {starts} times after retry {turn}")
+        });
         if stage.is_seen() {
             return;
         }

@@ -9,7 +9,7 @@ use crate::{
         load::{Added, Load},
         wait_for,
     },
-    table::{Row, Verdict},
+    table::{Kind, Row, Verdict},
 };
 use serde_json::{Value, json};
 use std::{
@@ -84,7 +84,7 @@ pub struct Stage {
     pub wanted: BTreeMap<String, u64>,
     fault: String,
     slowest: Option<Duration>,
-    complaints: Vec<String>,
+    complaints: Vec<(Kind, String)>,
     probes: usize,
 }
 
@@ -150,26 +150,26 @@ impl Stage {
     }
 
     /// Something is not as it must be.
-    pub fn complain(&mut self, what: impl Into<String>) {
-        self.complaints.push(what.into());
+    pub fn complain(&mut self, kind: Kind, what: impl Into<String>) {
+        self.complaints.push((kind, what.into()));
     }
 
     /// The same if `wrong`.
-    pub fn complain_if(&mut self, wrong: bool, what: impl FnOnce() -> String) {
+    pub fn complain_if(&mut self, wrong: bool, kind: Kind, what: impl FnOnce() -> String) {
         if wrong {
-            self.complain(what());
+            self.complain(kind, what());
         }
     }
 
     /// True where a control has seen what it is for: the rest of its faults would only take time.
     pub fn is_seen(&self) -> bool {
-        self.row.off.is_some() && !self.complaints.is_empty()
+        self.row.is_seen_in(&self.complaints)
     }
 
     /// Notes a time for the table, and complains if it is over the limit.
-    pub fn note(&mut self, what: &str, took: Duration, limit: Duration) {
+    pub fn note(&mut self, kind: Kind, what: &str, took: Duration, limit: Duration) {
         self.slowest = self.slowest.max(Some(took));
-        self.complain_if(took > limit, || format!("{what}: {:.2} s", took.as_secs_f64()));
+        self.complain_if(took > limit, kind, || format!("{what}: {:.2} s", took.as_secs_f64()));
     }
 
     /// Measures from `since` (the machine's milliseconds) until a job that was added later is picked up, and until each
@@ -188,13 +188,14 @@ impl Stage {
                 && by_worker.len() == self.crew.len()
             {
                 let last = by_worker.into_values().max().unwrap_or(first).max(first);
-                self.note("the next pick-up", Duration::from_millis(last - since), PICK_UP_WITHIN);
+                self.note(Kind::PickedUpLate, "the next pick-up", Duration::from_millis(last - since), PICK_UP_WITHIN);
                 return;
             }
             if Instant::now() >= end {
                 let took = Duration::from_millis(now_ms() - since);
                 let seen: Vec<_> = by_worker.keys().collect();
-                self.note(&format!("no pick-up (a new job: {first:?}, workers seen: {seen:?})"), took, Duration::ZERO);
+                let what = format!("no pick-up (a new job: {first:?}, workers seen: {seen:?})");
+                self.note(Kind::PickedUpLate, &what, took, Duration::ZERO);
                 return;
             }
             thread::sleep(Duration::from_millis(50));
@@ -247,7 +248,8 @@ impl Stage {
                 return;
             }
             if !complained && start.elapsed() > DRAINED_WITHIN {
-                self.complain(format!("not done {} s after the load: {}", DRAINED_WITHIN.as_secs(), left.join(", ")));
+                let what = format!("not done {} s after the load: {}", DRAINED_WITHIN.as_secs(), left.join(", "));
+                self.complain(Kind::Undone, what);
                 complained = true;
                 // A control has seen what it is for.
                 if self.row.off.is_some() {
@@ -295,8 +297,10 @@ impl Stage {
         let lost: Vec<&String> =
             added.keys.iter().filter(|key| !effects.contains_key(*key) && !self.excused.contains(*key)).collect();
         let some = |keys: &[&String]| keys.iter().take(5).map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
-        let said = [("doubled", &doubled), ("lost", &lost)]
-            .map(|(what, keys)| (!keys.is_empty()).then(|| format!("{} {what} ({})", keys.len(), some(keys))));
+        let said = [(Kind::Doubled, "doubled", &doubled), (Kind::Lost, "lost", &lost)].map(|(kind, what, keys)| {
+            (!keys.is_empty()).then(|| (kind, format!("{} {what} ({})", keys.len(), some(keys))))
+        });
+        let seldom = seldom.into_iter().map(|what| (Kind::NotRetried, what));
         self.complaints.extend(said.into_iter().flatten().chain(seldom));
         Verdict {
             added: added.keys.len(),
@@ -326,7 +330,7 @@ impl Stage {
         }
         if let Some(first) = wrong.first() {
             let sentence = format!("{} jobs were charged wrongly, such as {first}", wrong.len());
-            self.complain(sentence);
+            self.complain(Kind::Charged, sentence);
         }
     }
 
@@ -345,7 +349,7 @@ impl Stage {
                 wrong.push(format!("worker {instance} ended by itself {} times ({first})", own.len() - 1));
             }
         }
-        self.complaints.extend(wrong);
+        self.complaints.extend(wrong.into_iter().map(|what| (Kind::Process, what)));
         let logs = lives.iter().map(|life| format!("--- instance {} ---\n{}\n", life.instance, life.log));
         self.row.keep("log", &logs.collect::<String>());
     }

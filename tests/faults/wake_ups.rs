@@ -1,6 +1,6 @@
 //! Wake-ups of the outbox that are pending: a job wrote them in the transaction of its effect, and they are due later.
 
-use crate::stage::Stage;
+use crate::{stage::Stage, table::Kind};
 use serde_json::json;
 use std::{
     thread::sleep,
@@ -38,7 +38,7 @@ pub fn pending(stage: &mut Stage, prefix: &str, jobs: usize, delay: u64) -> Opti
                 break;
             }
             if job["state"] == "failed" || Instant::now() > end {
-                stage.complain(format!("{id} was not run: {} {}", job["state"], job["failedReason"]));
+                stage.complain(Kind::Setup, format!("{id} was not run: {} {}", job["state"], job["failedReason"]));
                 return None;
             }
             sleep(Duration::from_millis(10));
@@ -55,7 +55,9 @@ pub fn pending(stage: &mut Stage, prefix: &str, jobs: usize, delay: u64) -> Opti
     };
     let found = stage.fleet.sql(&format!("SELECT job_id, data->>'key' {rows}"));
     let wake_ups: Vec<WakeUp> = found.into_iter().map(wake_up).collect();
-    stage.complain_if(wake_ups.len() < jobs, || format!("{} wake-ups are pending instead of {jobs}", wake_ups.len()));
+    stage.complain_if(wake_ups.len() < jobs, Kind::Setup, || {
+        format!("{} wake-ups are pending instead of {jobs}", wake_ups.len())
+    });
     stage.keys.extend(wake_ups.iter().map(|wake_up| wake_up.key.clone()));
     Some(wake_ups)
 }

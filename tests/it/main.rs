@@ -8,6 +8,8 @@
     reason = "a test fails by panicking, and clippy does not see helpers outside #[test] functions as tests"
 )]
 
+#[cfg(feature = "test-jobs")]
+mod after_commit;
 mod audit_chain;
 mod audit_verify;
 #[cfg(feature = "test-jobs")]

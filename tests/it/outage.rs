@@ -32,6 +32,27 @@ fn a_job_that_runs_when_postgresql_goes_down_goes_on_in_the_same_attempt_when_it
     }
 }
 
+/// It waits, or works without yielding: PostgreSQL ends the session either way.
+#[test]
+fn a_job_that_pauses_in_a_transaction_for_too_long_is_charged_for_it_and_is_no_outage() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[("WORKER_CONCURRENCY", "2")]);
+    let jobs = ["ms", "blockMs"]
+        .map(|pause| fleet.add(6, "test.effect", json!({"key": pause, pause: 11_000}), json!({"attempts": 1})));
+    for id in jobs {
+        let job = fleet.wait_state(6, &id, "failed", SOON);
+        let reason = job["failedReason"].as_str().unwrap();
+        let words = "the job paused for 11 s inside a transaction; PostgreSQL ended the session";
+        assert!(reason.contains(words), "{job:#}\n{}", worker.log());
+        assert_eq!(job["attemptsMade"], 1, "{job:#}");
+        assert_eq!(fleet.starts(&id).len(), 1, "{}", worker.log());
+    }
+    let other = fleet.add(6, "test.echo", json!({}), json!({}));
+    fleet.wait_state(6, &other, "completed", SOON);
+    assert!(!worker.log().contains("no job is fetched until"), "{}", worker.log());
+    assert!(fleet.effects().is_empty(), "{:?}", fleet.effects());
+}
+
 #[test]
 fn a_job_whose_deadline_passes_in_an_outage_is_handed_back_and_charged_nothing() {
     let mut fleet = Fleet::start();

@@ -55,6 +55,33 @@ async fn the_holder_commits_and_a_stale_holder_does_not() {
     assert_eq!(effects(&server).await, ["first", "second"]);
 }
 
+#[tokio::test]
+async fn a_pause_that_ended_the_session_is_no_outage_and_leaves_no_doubt_about_the_commit() {
+    let (server, store) = with_effects().await;
+    let lease = taken(&store, &identity("a"), &fetch(1, 100)).await;
+    let (one, other) = (store.begin(&lease).await.unwrap(), store.begin(&lease).await.unwrap());
+    one.execute(EFFECT, &[&"never"]).await.unwrap();
+    other.execute(EFFECT, &[&"never"]).await.unwrap();
+    eventually("PostgreSQL to end the sessions", Duration::from_secs(15), || async {
+        (fenced_sessions(&server).await == 0).then_some(())
+    })
+    .await;
+    let first = one.execute(EFFECT, &[&"late"]).await.unwrap_err();
+    let again = one.execute(EFFECT, &[&"later"]).await.unwrap_err();
+    let committed = other.commit().await.unwrap_err();
+    for error in [first, again, committed] {
+        assert_eq!(error.policy(), Policy::Retry, "{error:?}");
+        assert!(error.to_string().contains("inside a transaction; PostgreSQL ended the session"), "{error}");
+    }
+    drop(one);
+    assert!(effects(&server).await.is_empty());
+    // The same lease goes on with another session.
+    let work = store.begin(&lease).await.unwrap();
+    work.execute(EFFECT, &[&"well"]).await.unwrap();
+    work.commit().await.unwrap();
+    assert_eq!(effects(&server).await, ["well"]);
+}
+
 /// The epoch passes on while the stale transaction is open, and its session survives that (here by hiding its name):
 /// the fence alone has to stop it.
 #[tokio::test]

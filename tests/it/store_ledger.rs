@@ -249,6 +249,34 @@ async fn pruning_removes_old_rows_only_and_in_batches() {
 }
 
 #[tokio::test]
+async fn a_job_in_quarantine_is_listed_for_as_long_as_it_is_suspected() {
+    let (server, store) = migrated().await;
+    let admin = server.admin().await;
+    admin
+        .batch_execute(
+            "SET search_path = floh_worker;
+             INSERT INTO job_execution (queue, job_id, job_timestamp, attempts_made, name, attempts_started,
+                 processed_on, epoch, instance, invocation, state, updated_at)
+             SELECT 'q', id, 7, 0, 'x', 1, 1, 1, '1', gen_random_uuid(), 'quarantined', now() - interval '8 days'
+             FROM unnest(ARRAY['suspected', 'of-another-time', 'forgotten']) id;
+             INSERT INTO job_suspicion (queue, job_id, job_timestamp, invocation, name, instance, host, evidence, suspected_at)
+             VALUES ('q', 'suspected', 7, gen_random_uuid(), 'x', '1', 'vm-1', 'oom-kill (KILL)', now() - interval '8 days'),
+                 ('q', 'of-another-time', 6, gen_random_uuid(), 'x', '1', 'vm-1', 'oom-kill (KILL)', now())",
+        )
+        .await
+        .unwrap();
+    let (week, month) = (Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400));
+    assert_eq!(store.prune_ledger(week).await.unwrap(), 2);
+    assert_eq!(store.prune_suspicions(month).await.unwrap(), 0);
+    let listed = store.quarantined("q", 10).await.unwrap();
+    let ids: Vec<&str> = listed.iter().map(|job| job.job_id.as_str()).collect();
+    assert_eq!((ids, listed[0].suspicions.len()), (vec!["suspected"], 1));
+    assert_eq!(store.prune_suspicions(week).await.unwrap(), 1);
+    assert_eq!(store.prune_ledger(week).await.unwrap(), 1);
+    assert_eq!(store.quarantined("q", 10).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_worker_is_seen_while_its_heart_beats() {
     let (server, store) = migrated().await;
     let worker = store::WorkerInstance {
