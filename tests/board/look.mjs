@@ -1,0 +1,110 @@
+// What a person does at Bull Board, by what is written on the screen and not by what the page asks its server.
+
+/** The way to a job: the queue in the list, the tab of its state, its number. It is there when its own page is shown. */
+async function openJob(page, queue, state, id) {
+  await page.getByRole('complementary').getByRole('link', { name: queue, exact: true }).click();
+  await tab(page, queue, state).click();
+  await jobLink(page, id).click();
+  await page.getByRole('main').getByText(`#${id}`, { exact: true }).waitFor();
+  await page.getByRole('tablist').waitFor();
+}
+
+function tab(page, queue, state) {
+  return page.getByRole('main').locator(`a[href="/queue/${queue}?status=${state}"]`).first();
+}
+
+/** The link with a job's number and name, in a list of jobs. */
+function jobLink(page, id) {
+  return page.getByRole('main').getByRole('link', { name: new RegExp(`^#${id}(?!\\d)`) });
+}
+
+/** The numbers beside the names of the states; a state without a number has no job. */
+async function counts(page, queue) {
+  await tab(page, queue, 'completed').waitFor();
+  const links = page.getByRole('main').locator(`a[href^="/queue/${queue}?status="]`);
+  const rows = await links.evaluateAll((all) =>
+    all.map((link) => [...link.querySelectorAll('span')].map((span) => span.textContent.trim()).filter(Boolean)),
+  );
+  return Object.fromEntries(rows.map(([state, number]) => [state.toLowerCase(), Number(number ?? 0)]));
+}
+
+/** What one of the tabs on a job's page shows. */
+async function panel(page, name) {
+  await page.getByRole('tab', { name, exact: true }).click();
+  const shown = page.getByRole('tabpanel', { name, exact: true });
+  await shown.waitFor();
+  return shown;
+}
+
+/** A part of the tree that shows a job's data, without its white space. */
+async function branch(shown, name) {
+  const item = shown.getByRole('treeitem').filter({ hasText: new RegExp(`^\\W*${name}:`) });
+  return (await item.first().textContent()).replace(/\s|[▾▸]/g, '');
+}
+
+async function readFailed(page, queue, id) {
+  await openJob(page, queue, 'failed', id);
+  return { error: await (await panel(page, 'Error')).locator('code').innerText() };
+}
+
+async function readCompleted(page, queue, id) {
+  await openJob(page, queue, 'completed', id);
+  const data = await panel(page, 'Data');
+  const seen = { data: await branch(data, 'jobData'), returned: await branch(data, 'returnValue') };
+  const bar = page.getByRole('main').getByRole('progressbar').locator('[role=img], svg, text');
+  seen.progress = (await bar.count()) > 0 ? (await bar.allTextContents()).join('').trim() : null;
+  const lines = (await panel(page, 'Logs')).getByRole('list').last().getByRole('listitem');
+  // They are fetched when the tab is opened.
+  await lines.first().waitFor();
+  seen.logs = (await lines.allTextContents()).map((line) => line.trim());
+  return seen;
+}
+
+/** The button whose hint says so, among those of a job. */
+async function button(page, job, hint) {
+  const buttons = job.getByRole('button').filter({ has: page.locator('svg') });
+  for (const candidate of await buttons.all()) {
+    await candidate.hover();
+    const shown = page.getByText(hint, { exact: true });
+    if (await shown.waitFor({ timeout: 1500 }).then(() => true, () => false)) return candidate;
+  }
+  throw new Error(`no button says ${hint}`);
+}
+
+/** Presses Retry, says yes, and follows the job to where it waits. */
+async function retry(page, queue, id) {
+  await page.getByRole('complementary').getByRole('link', { name: queue, exact: true }).click();
+  await tab(page, queue, 'failed').click();
+  const link = jobLink(page, id);
+  await link.waitFor();
+  const before = await counts(page, queue);
+  const list = page.getByRole('main').getByRole('list').filter({ has: page.getByRole('button') });
+  // The job's own buttons are the first list after its link.
+  const job = link.locator('xpath=following::ul[1]');
+  if ((await list.count()) === 0) throw new Error('a failed job has no buttons');
+  await (await button(page, job, 'Retry')).click();
+  const question = page.getByRole('dialog').or(page.getByRole('alertdialog'));
+  const asked = await question.innerText();
+  await question.getByRole('button', { name: 'Confirm' }).click();
+  await link.waitFor({ state: 'detached' });
+  await tab(page, queue, 'waiting').click();
+  await jobLink(page, id).waitFor();
+  return { asked, before, after: await counts(page, queue) };
+}
+
+/** Reads the queue's page, and does what is wanted of jobs: `failed` and `completed` are read, `retry` is retried. */
+export async function lookAt(page, address, queue, { failed, completed, retry: again }) {
+  await page.goto(address);
+  await page.getByRole('main').getByRole('link', { name: queue, exact: true }).click();
+  await page.getByRole('heading', { name: queue }).waitFor();
+  const seen = { counts: await counts(page, queue), workers: await workers(page) };
+  if (failed) seen.failed = await readFailed(page, queue, failed);
+  if (completed) seen.completed = await readCompleted(page, queue, completed);
+  if (again) seen.retried = await retry(page, queue, again);
+  return seen;
+}
+
+async function workers(page) {
+  const badge = page.getByRole('main').getByRole('button').filter({ hasText: /worker/i });
+  return (await badge.count()) > 0 ? (await badge.first().innerText()).trim() : null;
+}
