@@ -39,7 +39,8 @@ async function panel(page, name) {
 /** A part of the tree that shows a job's data, without its white space. */
 async function branch(shown, name) {
   const item = shown.getByRole('treeitem').filter({ hasText: new RegExp(`^\\W*${name}:`) });
-  return (await item.first().textContent()).replace(/\s|[▾▸]/g, '');
+  // The last is the innermost: what holds it has its text too.
+  return (await item.last().textContent()).replace(/\s|[▾▸]|,$/g, '');
 }
 
 async function readFailed(page, queue, id) {
@@ -51,22 +52,22 @@ async function readCompleted(page, queue, id) {
   await openJob(page, queue, 'completed', id);
   const data = await panel(page, 'Data');
   const seen = { data: await branch(data, 'jobData'), returned: await branch(data, 'returnValue') };
-  const bar = page.getByRole('main').getByRole('progressbar').locator('[role=img], svg, text');
-  seen.progress = (await bar.count()) > 0 ? (await bar.allTextContents()).join('').trim() : null;
-  const lines = (await panel(page, 'Logs')).getByRole('list').last().getByRole('listitem');
+  const circle = page.getByRole('main').getByRole('progressbar').locator('svg');
+  seen.progress = (await circle.count()) > 0 ? await circle.textContent() : null;
+  const logs = await panel(page, 'Logs');
+  const lines = logs.getByRole('list').last().getByRole('listitem');
   // They are fetched when the tab is opened.
-  await lines.first().waitFor();
+  await lines.or(logs.getByText('No logs available')).first().waitFor();
   seen.logs = (await lines.allTextContents()).map((line) => line.trim());
   return seen;
 }
 
 /** The button whose hint says so, among those of a job. */
 async function button(page, job, hint) {
-  const buttons = job.getByRole('button').filter({ has: page.locator('svg') });
-  for (const candidate of await buttons.all()) {
+  for (const candidate of await job.getByRole('button').all()) {
     await candidate.hover();
-    const shown = page.getByText(hint, { exact: true });
-    if (await shown.waitFor({ timeout: 1500 }).then(() => true, () => false)) return candidate;
+    const shown = page.getByText(hint, { exact: true }).waitFor({ timeout: 5000 });
+    if (await shown.then(() => true, () => false)) return candidate;
   }
   throw new Error(`no button says ${hint}`);
 }
@@ -78,11 +79,8 @@ async function retry(page, queue, id) {
   const link = jobLink(page, id);
   await link.waitFor();
   const before = await counts(page, queue);
-  const list = page.getByRole('main').getByRole('list').filter({ has: page.getByRole('button') });
   // The job's own buttons are the first list after its link.
-  const job = link.locator('xpath=following::ul[1]');
-  if ((await list.count()) === 0) throw new Error('a failed job has no buttons');
-  await (await button(page, job, 'Retry')).click();
+  await (await button(page, link.locator('xpath=following::ul[1]'), 'Retry')).click();
   const question = page.getByRole('dialog').or(page.getByRole('alertdialog'));
   const asked = await question.innerText();
   await question.getByRole('button', { name: 'Confirm' }).click();
@@ -90,6 +88,19 @@ async function retry(page, queue, id) {
   await tab(page, queue, 'waiting').click();
   await jobLink(page, id).waitFor();
   return { asked, before, after: await counts(page, queue) };
+}
+
+/** The workers that are listed as connected, each as it is written there. */
+async function workers(page) {
+  await page.getByRole('button', { name: 'Queue info' }).click();
+  const dialog = page.getByRole('dialog', { name: 'Queue info' });
+  await dialog.getByRole('button', { name: 'Connected workers' }).click();
+  const list = dialog.getByRole('listitem');
+  await list.or(dialog.getByText('Nothing is consuming this queue.')).first().waitFor();
+  const seen = (await list.allInnerTexts()).map((text) => text.replace(/\s+/g, ' ').trim());
+  await dialog.getByRole('button', { name: 'Close' }).click();
+  await dialog.waitFor({ state: 'hidden' });
+  return seen;
 }
 
 /** Reads the queue's page, and does what is wanted of jobs: `failed` and `completed` are read, `retry` is retried. */
@@ -102,9 +113,4 @@ export async function lookAt(page, address, queue, { failed, completed, retry: a
   if (completed) seen.completed = await readCompleted(page, queue, completed);
   if (again) seen.retried = await retry(page, queue, again);
   return seen;
-}
-
-async function workers(page) {
-  const badge = page.getByRole('main').getByRole('button').filter({ hasText: /worker/i });
-  return (await badge.count()) > 0 ? (await badge.first().innerText()).trim() : null;
 }

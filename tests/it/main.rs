@@ -11,6 +11,8 @@
 mod audit_chain;
 mod audit_verify;
 #[cfg(feature = "test-jobs")]
+mod bull_board;
+#[cfg(feature = "test-jobs")]
 mod cancel;
 mod config_check;
 mod config_docs;
