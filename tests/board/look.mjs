@@ -1,4 +1,5 @@
 // What a person does at Bull Board, by what is written on the screen and not by what the page asks its server.
+import { setTimeout } from 'node:timers/promises';
 
 /** The way to a job: the queue in the list, the tab of its state, its number. It is there when its own page is shown. */
 async function openJob(page, queue, state, id) {
@@ -54,12 +55,20 @@ async function readCompleted(page, queue, id) {
   const seen = { data: await branch(data, 'jobData'), returned: await branch(data, 'returnValue') };
   const circle = page.getByRole('main').getByRole('progressbar').locator('svg');
   seen.progress = (await circle.count()) > 0 ? await circle.textContent() : null;
-  const logs = await panel(page, 'Logs');
-  const lines = logs.getByRole('list').last().getByRole('listitem');
-  // They are fetched when the tab is opened.
-  await lines.or(logs.getByText('No logs available')).first().waitFor();
+  // They are fetched when the tab is opened; until they are drawn it says that there are none.
+  const fetched = page.waitForResponse((response) => response.url().endsWith('/logs'));
+  const lines = (await panel(page, 'Logs')).locator('ol').getByRole('listitem');
+  await fetched;
+  await lines.first().waitFor({ timeout: 3000 }).catch(() => {});
   seen.logs = (await lines.allTextContents()).map((line) => line.trim());
   return seen;
+}
+
+/** Asks until the answer is yes. */
+async function until(what, probe) {
+  for (const end = Date.now() + 30_000; !(await probe()); await setTimeout(50)) {
+    if (Date.now() > end) throw new Error(`not within 30 s: ${what}`);
+  }
 }
 
 /** The button whose hint says so, among those of a job. */
@@ -84,7 +93,7 @@ async function retry(page, queue, id) {
   const question = page.getByRole('dialog').or(page.getByRole('alertdialog'));
   const asked = await question.innerText();
   await question.getByRole('button', { name: 'Confirm' }).click();
-  await link.waitFor({ state: 'detached' });
+  await until('the failed job has left', async () => (await counts(page, queue)).failed < before.failed);
   await tab(page, queue, 'waiting').click();
   await jobLink(page, id).waitFor();
   return { asked, before, after: await counts(page, queue) };
