@@ -53,8 +53,7 @@ need_node() {
     { command -v node && command -v npm; } >/dev/null || need_debian nodejs npm
 }
 
-# The npm packages that stand in for an API server, in tests/peers, without the optional ones: a native part that they do
-# without.
+# The npm packages of a folder of tests, without the optional ones: a native part that the others do without.
 need_peers() {
     need_node || return
     [ "$1/node_modules/.package-lock.json" -nt "$1/package-lock.json" ] ||

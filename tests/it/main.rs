@@ -13,6 +13,8 @@ mod after_commit;
 mod audit_chain;
 mod audit_verify;
 #[cfg(feature = "test-jobs")]
+mod bull_board;
+#[cfg(feature = "test-jobs")]
 mod cancel;
 mod config_check;
 mod config_docs;

@@ -1,4 +1,4 @@
-//! Node and the npm packages of `tests/peers`.
+//! Node and the npm packages of `tests/peers` and `tests/board`.
 
 use super::{child, process::find_program};
 use nix::fcntl::{Flock, FlockArg};
@@ -17,19 +17,30 @@ use std::{
 /// Node or npm is not installed, or npm cannot install: a test that needs the peers fails rather than passes unseen.
 pub fn peers() -> &'static Path {
     static PEERS: OnceLock<PathBuf> = OnceLock::new();
-    PEERS.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers");
-        install(&folder);
-        folder
-    })
+    PEERS.get_or_init(|| installed("tests/peers"))
+}
+
+/// The folder with Bull Board, in the same way.
+///
+/// # Panics
+/// As [`peers`].
+pub fn board() -> &'static Path {
+    static BOARD: OnceLock<PathBuf> = OnceLock::new();
+    BOARD.get_or_init(|| installed("tests/board"))
+}
+
+fn installed(folder: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    install(&folder);
+    folder
 }
 
 fn install(folder: &Path) {
     let lock_file = folder.join("package-lock.json");
-    let wanted = fs::read(&lock_file).expect("tests/peers/package-lock.json");
+    let wanted = fs::read(&lock_file).expect("package-lock.json beside the scripts");
     let stamp = folder.join("node_modules/.installed-from");
     // The lock file itself is what the tests' processes queue at: it is there before anything else is.
-    let file = File::open(&lock_file).expect("tests/peers/package-lock.json");
+    let file = File::open(&lock_file).expect("package-lock.json beside the scripts");
     let _only_one = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).expect("flock on package-lock.json");
     if fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
         return;
