@@ -38,6 +38,7 @@ pub use processor::{BoxFuture, Execution, Failure, Outcome, Processor};
 pub use standing::Standing;
 
 use crate::config::{QueueConfig, RedisConfig};
+use base64::Engine;
 use connection::{COMMAND_DEADLINE, Fate, Link};
 use keys::Keys;
 
@@ -56,12 +57,24 @@ pub struct Queue {
 impl Queue {
     /// The queue that the configuration names; nothing is opened yet.
     pub fn new(queue: &QueueConfig, redis: &RedisConfig, fate: Fate) -> Result<Queue, Error> {
-        Ok(Queue {
+        Ok(Queue::over(queue, Link::new(redis, fate, None)?))
+    }
+
+    /// The same for a worker: BullMQ's clients list it by the name of the connection for commands. That one is open from
+    /// the start and again after each fault; the one for blocked reads is so only when there was nothing to do.
+    pub fn of_worker(queue: &QueueConfig, redis: &RedisConfig, fate: Fate, worker: &str) -> Result<Queue, Error> {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&queue.name);
+        let name = format!("{}:{encoded}:w:{worker}", queue.prefix);
+        Ok(Queue::over(queue, Link::new(redis, fate, Some(name))?))
+    }
+
+    fn over(queue: &QueueConfig, link: Link) -> Queue {
+        Queue {
             keys: Keys::new(queue),
             qualified_name: format!("{}:{}", queue.prefix, queue.name),
-            link: Link::new(redis, fate, None)?,
+            link,
             max_job_bytes: queue.max_job_bytes,
-        })
+        }
     }
 
     /// The keys that a script needs which may push to `wait`.

@@ -26,7 +26,6 @@ use crate::{
     },
     store::{Notices, Store, StoreError},
 };
-use base64::Engine;
 use std::{convert::Infallible, sync::Arc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -88,8 +87,10 @@ pub async fn run(instance: &str, config: Config) -> Exit {
 impl Daemon {
     fn build(instance: &str, config: Config) -> Result<Daemon, String> {
         let fate = Fate::default();
-        let queue = Queue::new(&config.queue, &config.redis, fate.clone()).map_err(|error| error.to_string())?;
         let application = format!("floh-worker@{instance}");
+        let worker = format!("{}:{application}", host_name());
+        let queue = Queue::of_worker(&config.queue, &config.redis, fate.clone(), &worker);
+        let queue = queue.map_err(|error| error.to_string())?;
         // A handler that was given up may keep its session in its hands.
         let sessions = config.worker.concurrency + 2 + jobs::MOST_LOST;
         let store =
@@ -105,7 +106,7 @@ impl Daemon {
             notices: Arc::default(),
             leases,
             pulse: Arc::default(),
-            worker: format!("{}:{application}", host_name()),
+            worker,
             instance: instance.to_string(),
             config,
             fate,
@@ -134,7 +135,7 @@ impl Daemon {
     /// Works until the drain is over.
     async fn work(self, mut signals: Signals) -> Exit {
         let (stop_fetching, stop_renewing) = (CancellationToken::new(), CancellationToken::new());
-        let links = self.link(true).and_then(|blocking| Ok((blocking, self.link(false)?)));
+        let links = self.link().and_then(|blocking| Ok((blocking, self.link()?)));
         let (blocking, renewal) = match links {
             Ok(links) => links,
             Err(error) => {
@@ -305,14 +306,9 @@ impl Daemon {
         }
     }
 
-    /// Another link of this process. One of them bears the name by which BullMQ's clients list the queue's workers.
-    fn link(&self, listed: bool) -> Result<Link, queue::Error> {
-        let queue = &self.config.queue;
-        let name = listed.then(|| {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(&queue.name);
-            format!("{}:{encoded}:w:{}", queue.prefix, self.worker)
-        });
-        Link::new(&self.config.redis, self.fate.clone(), name)
+    /// Another link of this process.
+    fn link(&self) -> Result<Link, queue::Error> {
+        Link::new(&self.config.redis, self.fate.clone(), None)
     }
 
     async fn close(&self) {

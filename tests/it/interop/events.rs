@@ -143,7 +143,10 @@ fn a_dashboard_lists_each_worker_once(version: u8) {
         names
     };
     assert_eq!(listed(&mut fleet), [""; 0]);
+    // The first has to do from its start on, and never waits for a job.
+    let busy = fleet.add(version, "test.sleep", json!({"ms": 60_000}), json!({}));
     let _first = fleet.worker("1", &[]);
+    fleet.wait_state(version, &busy, "active", SOON);
     let mut second = fleet.worker("2", &[]);
     let ends = |names: &[String], ends: &[&str]| {
         names.len() == ends.len() && names.iter().zip(ends).all(|(name, end)| name.ends_with(end))
