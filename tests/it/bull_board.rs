@@ -1,5 +1,5 @@
-//! Bull Board, the dashboard that operators of a BullMQ queue know, looked at in a browser: it shows what our worker does, and
-//! what is pressed there reaches our worker.
+//! Bull Board, the dashboard that operators of a BullMQ queue know, looked at in a browser: it shows what our worker
+//! does, and what is pressed there reaches our worker.
 
 use crate::support::{Fleet, child, node};
 use serde_json::{Value, json};
@@ -72,7 +72,8 @@ fn what_the_worker_does_is_seen_there_and_a_failed_job_is_retried_by_hand() {
     assert_eq!(fleet.starts(&mended).len(), 1, "it waits for the slot");
 
     fleet.sql(&format!(
-        "SELECT floh_worker.cancel_job(queue, job_id, 'seen enough') FROM floh_worker.job_execution WHERE job_id = '{long}'"
+        "SELECT floh_worker.cancel_job(queue, job_id, 'seen enough')
+            FROM floh_worker.job_execution WHERE job_id = '{long}'"
     ));
     fleet.wait_counts(6, json!({"waiting": 0, "active": 0, "completed": 4, "failed": 2, "delayed": 1}), SOON);
     assert_eq!((fleet.starts(&mended).len(), fleet.effects()["by-hand"]), (2, 1), "our worker ran it again");
