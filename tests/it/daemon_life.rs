@@ -309,8 +309,8 @@ fn while_postgresql_is_down_nothing_is_fetched_and_nothing_is_charged() {
     fleet.wait_state(6, &first, "completed", SOON);
     wait_for("idle", SOON, || worker.status().filter(|status| status.starts_with("idle")).map(drop));
     fleet.postgres.down(Signal::SIGINT);
-    // It has nothing to do, and says it all the same.
-    wait_for("the status", SOON, || {
+    // It has nothing to do, and says it all the same: within the seconds in which the status changes.
+    wait_for("the status", Duration::from_secs(6), || {
         worker.status().filter(|status| status.starts_with("not fetching: PostgreSQL")).map(drop)
     });
     let second = fleet.add(6, "test.effect", json!({"key": "second"}), json!({"attempts": 1}));
