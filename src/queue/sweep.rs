@@ -61,6 +61,7 @@ impl Queue {
             match (str::from_utf8(&pair[0]), str::from_utf8(&pair[1])) {
                 (Ok(id), Ok(token)) => texts.push((id.to_string(), token.to_string())),
                 (Err(_), _) => self.fail_without_text(&pair[0]).await?,
+                // No worker of ours made such a token.
                 (Ok(_), Err(_)) => {}
             }
         }

@@ -68,11 +68,7 @@ impl Store {
         }
     }
 
-    async fn try_listen(
-        &self,
-        notices: &Notices,
-        listened: &mut bool,
-    ) -> Result<std::convert::Infallible, StoreError> {
+    async fn try_listen(&self, notices: &Notices, listened: &mut bool) -> Result<std::convert::Infallible, StoreError> {
         let unavailable = |reason: &str| StoreError::Unavailable { place: self.place().clone(), reason: reason.into() };
         let Listening { client, mut said, task: _task } = self.shared.connector.open_listening().await?;
         let sort = |error: tokio_postgres::Error| StoreError::sort(self.place(), &error);

@@ -21,6 +21,7 @@ mod config_docs;
 mod config_envfile;
 mod cron_parity;
 #[cfg(feature = "test-jobs")]
+mod daemon_jobs;
 mod daemon_life;
 #[cfg(feature = "test-jobs")]
 mod deadlines;
