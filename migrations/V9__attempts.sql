@@ -14,11 +14,11 @@ DECLARE
     v_row job_execution%ROWTYPE;
     v_outbox job_outbox%ROWTYPE;
     v_other job_execution%ROWTYPE;
+    v_live job_execution%ROWTYPE;
     v_committed job_execution%ROWTYPE;
     v_new boolean;
     v_newer boolean;
     v_same boolean;
-    v_outranked boolean := false;
 BEGIN
     suspicions := (SELECT count(*) FROM job_suspicion s
         WHERE s.queue = p_queue AND s.job_id = p_job_id AND s.job_timestamp = p_job_timestamp);
@@ -37,19 +37,15 @@ BEGIN
                         AND j.attempts_made = p_attempts_made
                     FOR UPDATE;
             END IF;
+            v_live := NULL;
             v_committed := NULL;
             FOR v_other IN SELECT j.* FROM job_execution j
                 WHERE j.queue = p_queue AND j.job_id = p_job_id AND j.job_timestamp = p_job_timestamp
                     AND j.attempts_made <> p_attempts_made AND j.state IN ('taken', 'committed')
-                ORDER BY j.attempts_made FOR UPDATE
+                ORDER BY j.processed_on FOR UPDATE
             LOOP
                 IF v_other.state = 'taken' THEN
-                    IF p_attempts_started > v_other.attempts_started OR p_processed_on > v_other.processed_on THEN
-                        UPDATE job_execution j SET state = 'lost', updated_at = now() WHERE j.id = v_other.id;
-                        PERFORM terminate_epoch(v_other.epoch);
-                    ELSE
-                        v_outranked := true;
-                    END IF;
+                    v_live := v_other;
                 ELSIF p_acknowledged IS NULL OR p_acknowledged < v_other.epoch THEN
                     v_committed := v_other;
                 END IF;
@@ -65,7 +61,6 @@ BEGIN
                 RAISE;
             END IF;
             v_row := NULL;
-            v_outranked := false;
             PERFORM terminate_epoch(j.epoch) FROM job_execution j
                 WHERE j.queue = p_queue AND j.job_id = p_job_id AND j.job_timestamp = p_job_timestamp;
             PERFORM terminate_epoch(o.epoch) FROM job_outbox o WHERE o.queue = p_queue AND o.job_id = p_job_id;
@@ -83,11 +78,12 @@ BEGIN
     outbox := v_outbox.id;
     tick_at := v_outbox.tick_at;
 
-    IF v_outranked OR v_committed.id IS NOT NULL THEN
+    -- The counters of another attempt say nothing about it: a retry by hand may have reset them. Only the time does.
+    IF v_live.processed_on >= p_processed_on OR v_committed.id IS NOT NULL THEN
         IF v_new THEN
             DELETE FROM job_execution j WHERE j.id = v_row.id;
         END IF;
-        IF v_outranked THEN
+        IF v_committed.id IS NULL THEN
             outcome := 'outranked';
         ELSE
             outcome := 'committed';
@@ -129,6 +125,15 @@ BEGIN
             RETURNING j.epoch INTO epoch;
         outcome := 'taken';
         PERFORM terminate_epoch(v_row.epoch);
+    END IF;
+
+    IF v_live.id IS NOT NULL THEN
+        PERFORM terminate_epoch(j.epoch) FROM job_execution j
+            WHERE j.queue = p_queue AND j.job_id = p_job_id AND j.job_timestamp = p_job_timestamp
+                AND j.attempts_made <> p_attempts_made AND j.state = 'taken';
+        UPDATE job_execution j SET state = 'lost', updated_at = now()
+            WHERE j.queue = p_queue AND j.job_id = p_job_id AND j.job_timestamp = p_job_timestamp
+                AND j.attempts_made <> p_attempts_made AND j.state = 'taken';
     END IF;
 
     IF v_outbox.ended = 'completed' THEN

@@ -139,6 +139,21 @@ async fn an_earlier_attempt_ends_a_later_one_that_still_runs_unless_it_was_fetch
     assert!(store.begin(&later).await.is_err());
 }
 
+/// Its counters are higher than those of the live attempt, because a retry by hand has reset them meanwhile.
+#[tokio::test]
+async fn a_taker_that_was_frozen_before_the_counters_were_reset_ends_nothing() {
+    let (_server, store) = migrated().await;
+    let last = Identity { attempts_made: 4, ..identity("a") };
+    let failed = taken(&store, &last, &fetch(6, 200)).await;
+    assert!(store.release(&failed, Release::Failed).await.unwrap());
+    let live = taken(&store, &identity("a"), &fetch(1, 300)).await;
+    for frozen in [&last, &Identity { attempts_made: 5, ..identity("a") }] {
+        assert_eq!(store.take(frozen, &fetch(5, 100)).await.unwrap(), Take::Outranked);
+        assert_eq!(store.take(frozen, &fetch(7, 300)).await.unwrap(), Take::Outranked);
+    }
+    store.begin(&live).await.unwrap().commit_result(&json!(1)).await.unwrap();
+}
+
 #[tokio::test]
 async fn committed_but_not_acknowledged_suppresses_the_run_and_returns_the_value() {
     let (_server, store) = migrated().await;
