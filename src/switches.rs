@@ -3,7 +3,7 @@
 //!
 //! * `deadlines`, `renewal-deadline`: what is sent to Redis (by the renewal alone) is waited for as long as it takes.
 //! * `reconnect`: a connection that broke or timed out is not rebuilt.
-//! * `fetch-again`: the fetch loop does not begin anew after an error.
+//! * `fetch-again`: the fetch loop does not begin anew after an error, of a fetch or of the read on the marker.
 //! * `margin`: a lease whose renewal is not answered is never given up.
 //! * `confirm`: the lock is not looked at after the take.
 //! * `fence`: effects are committed whoever has the job now.

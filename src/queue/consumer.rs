@@ -150,9 +150,7 @@ impl FetchLoop {
                         tracing::error!(message_id = events::DEPENDENCY_DOWN, "no fetch: {error}");
                     }
                     #[cfg(feature = "test-jobs")]
-                    if crate::switches::off("fetch-again") {
-                        stop.cancelled().await;
-                    }
+                    stop.run_until_cancelled(hang_if_switched_off()).await;
                     self.shared.pulse.turn(Condition::Disconnected(error.to_string()));
                     self.shared.doubts.raise();
                     stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay())).await;
@@ -236,10 +234,21 @@ impl FetchLoop {
             Ok(()) => reads.reset(),
             Err(error) => {
                 tracing::debug!("the read on the marker ended: {error}");
+                #[cfg(feature = "test-jobs")]
+                hang_if_switched_off().await;
                 // The fetch that follows tells what is wrong; here it must only not spin.
                 tokio::time::sleep(reads.next_delay()).await;
             }
         }
+    }
+}
+
+/// Never ends where a test wants a fetch loop that hangs after an error.
+#[cfg(feature = "test-jobs")]
+async fn hang_if_switched_off() {
+    if crate::switches::off("fetch-again") {
+        tracing::warn!("the fetch loop hangs");
+        std::future::pending::<()>().await;
     }
 }
 
