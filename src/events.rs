@@ -90,6 +90,20 @@ events! {
     WAKE_UPS_RESTORED = "39c2e84fb51d47a0be6713d9f5ca8260";
     /// A row of the outbox cannot become a job.
     WAKE_UP_REFUSED = "6b1f0c9de27a4b85a3d47ce051f8926d";
+    /// A step of a run is done.
+    STEP_COMPLETED = "57a42025c25f49759b5aebf9aeefe2b9";
+    /// A step of a run failed.
+    STEP_FAILED = "950592745ceb433ebc90bb34fee7e273";
+    /// A step of a run failed and is tried again.
+    STEP_RETRIED = "a3df2f50d37942c2b9560457466d1f71";
+    /// A run waits for a person or a time.
+    RUN_WAITING = "ad54fe226db448d3aec76b67b07ae4e9";
+    /// A run has ended well.
+    RUN_COMPLETED = "ffdf1e0028e14f339a0ed2414fb0d16c";
+    /// A run has failed.
+    RUN_FAILED = "e31a599d41b942b89f00e458163cbde9";
+    /// A run was cancelled.
+    RUN_CANCELLED = "f407a94827bc4a30bfe9bb5b04c8fd9c";
     /// Ticks of a periodic job that were missed are run now.
     TICKS_MADE_UP = "d4c8a57f13e64920b6e9017ad5f2c38b";
     /// One option of a job could not be read and is ignored.

@@ -1,4 +1,4 @@
-//! Workflow definitions: read, checked, and the parts that they are made of.
+//! Workflow definitions, read and checked; and runs, which execute them.
 
 pub mod condition;
 pub mod definition;
@@ -6,6 +6,8 @@ pub mod fields;
 pub mod finding;
 pub mod graph;
 pub mod path;
+pub mod people;
+pub mod run;
 pub mod span;
 pub mod steps;
 pub mod template;

@@ -16,6 +16,7 @@ mod memory;
 mod outbox;
 mod reconcile;
 mod registry;
+pub mod resume_run;
 mod runner;
 mod running;
 pub mod stuck_run_recovery;
@@ -31,6 +32,7 @@ pub use memory::Memory;
 pub use outbox::Sender;
 pub use reconcile::Reconciler;
 pub use registry::Registry;
+pub use resume_run::ResumeRun;
 pub use runner::Runner;
 pub use running::Running;
 pub use stuck_run_recovery::StuckRunRecovery;
@@ -41,6 +43,7 @@ pub use trouble::Trouble;
 use crate::{
     audit::SigningKey,
     config::Config,
+    engine::run::{Engine, Tools},
     queue::{BoxFuture, Execution, lease::Cancelled, schedulers::Builtin},
     store::{self, FencedTransaction, Policy, Store, StoreError, outbox::WakeUp},
 };
@@ -49,6 +52,7 @@ use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// All handlers of this build.
@@ -56,6 +60,8 @@ pub fn registry(config: &Config) -> Registry {
     let mut registry = Registry::default();
     registry.add(StuckRunRecovery::new(config.worker.stuck_run_timeout));
     registry.add(AuditCheckpoint::new(signing_key(config)));
+    let engine = Arc::new(Engine::new(Tools::default()));
+    registry.add(ResumeRun::new(&engine));
     #[cfg(feature = "test-jobs")]
     for job in test_jobs::all() {
         registry.add(job);
@@ -147,6 +153,9 @@ pub struct JobContext {
     pub instance: Arc<str>,
     execution: Arc<Execution>,
     cancellation: CancellationToken,
+    draining: CancellationToken,
+    /// When half of the attempt's time is over.
+    half_time: Instant,
     /// The return value, once it is committed.
     committed: OnceLock<Value>,
     given_up: AtomicBool,
@@ -225,6 +234,17 @@ impl JobContext {
     /// Cancelled when the handler should stop at its next safe place.
     pub fn cancellation(&self) -> &CancellationToken {
         &self.cancellation
+    }
+
+    /// Cancelled when the worker takes no new work: a job of many parts, each of which is committed, ends before the next
+    /// one and is handed back.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
+    /// When half of the attempt's time is over: a job that can hand on what is left of its work does so then.
+    pub fn half_time(&self) -> Instant {
+        self.half_time
     }
 
     /// An error if the handler should stop: for the boundary between two batches.

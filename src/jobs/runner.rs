@@ -21,6 +21,7 @@ use std::{
     sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -36,6 +37,7 @@ pub struct Runner {
     pub(super) threads: Arc<Threads>,
     pub(super) running: Running,
     alone: Alone,
+    draining: CancellationToken,
     holds: Arc<Holds>,
     instance: Arc<str>,
     invocation: Uuid,
@@ -54,7 +56,8 @@ impl Runner {
         let holds = Arc::<Holds>::default();
         Runner {
             circuit: Circuit::new(store.clone(), Arc::clone(&holds)),
-            alone: Alone::new(Arc::clone(&holds), draining),
+            alone: Alone::new(Arc::clone(&holds), draining.clone()),
+            draining,
             threads: Arc::default(),
             running: Running::default(),
             holds,
@@ -184,6 +187,7 @@ impl Runner {
             Ok(claim) => claim,
             Err(outcome) => return outcome,
         };
+        let limit = self.timeouts.of(&execution.job.name);
         let context = JobContext {
             data,
             store: self.store.clone(),
@@ -191,6 +195,8 @@ impl Runner {
             instance: Arc::clone(&self.instance),
             // Also cancelled alone, when the attempt has run for too long.
             cancellation: execution.lease.token_of_cancellation().child_token(),
+            draining: self.draining.clone(),
+            half_time: Instant::now() + limit / 2,
             execution,
             committed: OnceLock::new(),
             given_up: AtomicBool::new(false),

@@ -1,7 +1,15 @@
 //! `case`: goes the way of the first condition that holds.
 
-use super::StepType;
-use crate::engine::{condition::Condition, fields::Fields};
+use super::{StepType, condition};
+use crate::{
+    engine::{
+        condition::Condition,
+        fields::Fields,
+        run::{Ending, Visit},
+    },
+    store::StoreError,
+};
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -46,5 +54,22 @@ impl StepType for Case {
         let cases = config.get("cases").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let labels = cases.iter().filter_map(|case| case.get("label")?.as_str()).map(str::to_string);
         labels.chain(["default".to_string()]).collect()
+    }
+
+    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
+        Box::pin(async {
+            let cases = visit.step.config.get("cases").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            for case in cases {
+                let Some(label) = case.get("label").and_then(Value::as_str) else { continue };
+                let condition = case.get("when").and_then(condition::read);
+                match condition.map(|condition| condition.holds(visit.variables)) {
+                    Some(Ok(true)) => return Ok(Ending::done(label)),
+                    Some(Ok(false)) => {}
+                    Some(Err(why)) => return Ok(Ending::failed(format!("case `{label}`: {why}"))),
+                    None => return Ok(Ending::failed(format!("`when` of the case `{label}` is no condition"))),
+                }
+            }
+            Ok(Ending::done("default"))
+        })
     }
 }

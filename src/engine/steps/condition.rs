@@ -1,7 +1,16 @@
 //! `condition`: goes one way or the other.
 
 use super::{StepType, words};
-use crate::engine::{condition::Condition, fields::Fields};
+use crate::{
+    engine::{
+        condition::Condition,
+        fields::Fields,
+        finding::{Findings, Place},
+        run::{Ending, Visit},
+    },
+    store::StoreError,
+};
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
 /// A fork with two ways.
@@ -21,4 +30,21 @@ impl StepType for If {
     fn outcomes(&self, _config: &Map<String, Value>) -> Vec<String> {
         words(&["true", "false"])
     }
+
+    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
+        Box::pin(async {
+            let condition = visit.step.config.get("if").and_then(read);
+            Ok(match condition.map(|condition| condition.holds(visit.variables)) {
+                Some(Ok(holds)) => Ending::done(if holds { "true" } else { "false" }),
+                Some(Err(why)) => Ending::failed(why),
+                None => Ending::failed("`if` is no condition"),
+            })
+        })
+    }
+}
+
+/// A condition of a checked definition. What it compares with is filled in when it is asked, and never read as a template
+/// again.
+pub fn read(value: &Value) -> Option<Condition> {
+    Condition::read(value, &Place::default(), &mut Findings::default())
 }

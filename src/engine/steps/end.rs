@@ -1,7 +1,14 @@
 //! `end`: where a run ends, and how.
 
 use super::StepType;
-use crate::engine::fields::Fields;
+use crate::{
+    engine::{
+        fields::Fields,
+        run::{Ending, Visit},
+    },
+    store::{StoreError, run::RunStatus},
+};
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
 /// A last step.
@@ -25,5 +32,21 @@ impl StepType for End {
 
     fn failures(&self, _config: &Map<String, Value>) -> Vec<&'static str> {
         Vec::new()
+    }
+
+    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
+        Box::pin(async {
+            let config = match visit.config() {
+                Ok(config) => config,
+                Err(why) => return Ok(Ending::failed(why)),
+            };
+            let text = |name: &str| config.get(name).and_then(Value::as_str);
+            let status = match text("status") {
+                Some("failed") => RunStatus::Failed,
+                Some("cancelled") => RunStatus::Cancelled,
+                _ => return Ok(Ending::Ends { status: RunStatus::Completed, reason: None }),
+            };
+            Ok(Ending::Ends { status, reason: text("reason").map(str::to_string) })
+        })
     }
 }

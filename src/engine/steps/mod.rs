@@ -16,10 +16,16 @@ mod transform;
 mod user_create;
 mod user_prompt;
 
-use super::fields::Fields;
+use super::{
+    definition::Retry,
+    fields::Fields,
+    run::{Ending, Visit},
+};
+use crate::store::StoreError;
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
-/// What a type of step asks of its configuration, and where its edges may lead.
+/// What a type of step asks of its configuration, where its edges may lead, and what it does.
 pub trait StepType: Send + Sync {
     /// As definitions call it.
     fn name(&self) -> &'static str;
@@ -48,6 +54,23 @@ pub trait StepType: Send + Sync {
     /// Members of the configuration that are no templates.
     fn plain(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// How failures that may pass are tried again where the step says nothing of `retry`.
+    fn retry(&self) -> Option<Retry> {
+        None
+    }
+
+    /// Does its work, or looks at what became of what it waits for. It may be called again for the same visit: after a
+    /// crash, on a retry, and each time something woke the run while it waits ([`Visit::waits`]). The future may be dropped
+    /// at any await; what it returns as effects is committed with its ending, or not at all.
+    ///
+    /// # Errors
+    /// Only what PostgreSQL said: whatever is wrong with the step itself is an [`Ending::Failed`].
+    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
+        Box::pin(async move {
+            Ok(Ending::failed(format!("steps of type `{}` are not executed yet", visit.step.kind.name())))
+        })
     }
 }
 

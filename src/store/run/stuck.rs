@@ -1,12 +1,10 @@
-//! Workflow runs: which of them are stuck, and what becomes of those.
+//! Which runs are stuck, and what becomes of those.
 
-use super::{Client, StoreError, instance::ALIVE};
+use super::ENGINE;
+use crate::store::{Client, StoreError, instance::ALIVE};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 use uuid::Uuid;
-
-/// The value of `workflow_run.engine` that means us. Runs of another engine are never touched.
-pub const ENGINE: &str = "floh-worker";
 
 /// Where a page of stuck runs ended: the next one starts behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
