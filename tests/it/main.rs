@@ -52,6 +52,7 @@ mod reclaim;
 mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
+mod runs;
 mod schedulers;
 mod sentinel;
 mod store_connect;

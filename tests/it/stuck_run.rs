@@ -373,7 +373,7 @@ async fn a_plain_insert_is_a_new_run_for_this_engine() {
     let sql = "INSERT INTO workflow_run (definition_id, variables) VALUES ($1, '{\"user\": \"u1\"}')
         RETURNING status, engine, wake_seq";
     let row = bench.api.query_one(sql, &[&bench.definition]).await.unwrap();
-    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, i64>(2)), ("pending", "floh-worker", 0));
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, i64>(2)), ("pending", "floh-worker", 1));
     for bad in ["status = 'runing'", "engine = ''", "lease_epoch = 1", "failure_reason = 'x'", "variables = '[]'"] {
         let error = bench.api.batch_execute(&format!("UPDATE workflow_run SET {bad}")).await.unwrap_err();
         assert_eq!(error.code().unwrap().code(), "23514", "{bad}");

@@ -135,10 +135,10 @@ impl Engine {
     }
 }
 
-/// One line in the journal about where a run got to.
-fn tell(state: &State, message_id: &'static str, text: &str) {
+/// One line in the journal about where a run got to; the job's span says which run it is.
+fn tell(message_id: &'static str, text: &str) {
     match message_id {
-        events::RUN_FAILED => tracing::warn!(message_id, floh_run_id = %state.run, "{text}"),
-        _ => tracing::info!(message_id, floh_run_id = %state.run, "{text}"),
+        events::RUN_FAILED => tracing::warn!(message_id, "{text}"),
+        _ => tracing::info!(message_id, "{text}"),
     }
 }

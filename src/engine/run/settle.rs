@@ -335,7 +335,7 @@ fn arrived(state: &mut State, change: Change, commit: &Commit) -> Arrived {
         CommitOutcome::Moved => return Arrived::At("moved"),
         CommitOutcome::Committed | CommitOutcome::Woken => {}
     }
-    tell_step(state, &change);
+    tell_step(&change);
     if let Some(next) = &change.next {
         let at = begun(&next.id, commit);
         state.moved(change.set, at, commit);
@@ -360,37 +360,37 @@ fn arrived(state: &mut State, change: Change, commit: &Commit) -> Arrived {
     let reason = change.run.reason.as_deref().unwrap_or_default();
     match change.run.status {
         RunStatus::Completed => {
-            tell(state, events::RUN_COMPLETED, "run completed");
+            tell(events::RUN_COMPLETED, "run completed");
             Arrived::At("completed")
         }
         RunStatus::Failed => {
-            tell(state, events::RUN_FAILED, &format!("run failed: {reason}"));
+            tell(events::RUN_FAILED, &format!("run failed: {reason}"));
             Arrived::At("failed")
         }
         RunStatus::Cancelled => {
-            tell(state, events::RUN_CANCELLED, &format!("run cancelled: {reason}"));
+            tell(events::RUN_CANCELLED, &format!("run cancelled: {reason}"));
             Arrived::At("cancelled")
         }
         RunStatus::Running | RunStatus::Waiting => Arrived::At("waiting"),
     }
 }
 
-fn tell_step(state: &State, change: &Change) {
+fn tell_step(change: &Change) {
     let step = &change.step;
-    let (run, id, kind) = (state.run, &step.id, &step.kind);
+    let (id, kind) = (&step.id, &step.kind);
     match (step.status, &step.reason) {
         (StepStatus::Failed, Some(why)) => {
-            tracing::warn!(message_id = events::STEP_FAILED, floh_run_id = %run, floh_step_id = %id, "{kind} failed: {why}");
+            tracing::warn!(message_id = events::STEP_FAILED, floh_step_id = %id, "{kind} failed: {why}");
         }
         (StepStatus::Pending, Some(why)) => {
-            tracing::warn!(message_id = events::STEP_RETRIED, floh_run_id = %run, floh_step_id = %id, "{kind} is tried again: {why}");
+            tracing::warn!(message_id = events::STEP_RETRIED, floh_step_id = %id, "{kind} is tried again: {why}");
         }
         (StepStatus::WaitingApproval | StepStatus::WaitingResponse, _) => {
-            tracing::info!(message_id = events::RUN_WAITING, floh_run_id = %run, floh_step_id = %id, "{kind} waits");
+            tracing::info!(message_id = events::RUN_WAITING, floh_step_id = %id, "{kind} waits");
         }
         (StepStatus::Completed, _) => {
             let outcome = step.outcome.as_deref().unwrap_or("the end");
-            tracing::info!(message_id = events::STEP_COMPLETED, floh_run_id = %run, floh_step_id = %id, "{kind}: {outcome}");
+            tracing::info!(message_id = events::STEP_COMPLETED, floh_step_id = %id, "{kind}: {outcome}");
         }
         _ => {}
     }
