@@ -7,13 +7,12 @@
 //! * [`cron`]: cron expressions with npm's meaning, for schedules in the configuration and in the queue;
 //! * [`queue`]: BullMQ: connection, scripts, consumer, leases, schedulers; knows no job and no table;
 //! * [`jobs`]: the registry from a job's name to its handler, and one file per job;
-//! * [`engine`]: workflow definitions, read and checked;
+//! * [`engine`]: workflow definitions, read and checked, and the runs that execute them;
 //! * [`audit`]: checkpoints over the audit log's hash chain, and its verification;
 //! * [`store`]: PostgreSQL: pool, migrations, ledger and fence, one file per aggregate; knows no queue;
 //! * [`cli`]: `flohctl`, one file per command.
 //!
-//! Imports point one way: bin → service, cli → jobs → audit → store, and beside them jobs, service, cli → queue
-//! and cli → engine.
+//! Imports point one way: bin → service, cli → jobs → engine, audit → store, and beside them jobs, service, cli → queue.
 //! [`config`] and [`queue`] read schedules with [`cron`]. Everything may use [`config`]'s plain values and log with the
 //! ids of [`events`].
 
@@ -23,6 +22,8 @@ pub mod config;
 pub mod cron;
 pub mod engine;
 pub mod events;
+#[cfg(feature = "test-jobs")]
+pub mod fail_points;
 pub mod jobs;
 pub mod queue;
 pub mod service;

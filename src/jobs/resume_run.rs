@@ -32,6 +32,21 @@ impl ResumeRun {
     pub fn new(engine: &Arc<Engine>) -> ResumeRun {
         ResumeRun { engine: Arc::clone(engine) }
     }
+
+    async fn go_on(&self, job: &JobContext, data: &Data) -> Result<Value, JobError> {
+        let work = Work {
+            store: &job.store,
+            lease: &job.lease,
+            cancellation: job.cancellation(),
+            draining: job.draining(),
+            hand_on_at: job.half_time(),
+        };
+        let value = self.engine.go_on(&work, data.run_id, data.seq).await.map_err(|stop| match stop {
+            Stop::Interrupted(why) => JobError::Interrupted(why.into()),
+            Stop::Store(error) => error.into(),
+        })?;
+        job.complete(job.begin().await?, value).await
+    }
 }
 
 impl Handler for ResumeRun {
@@ -45,17 +60,10 @@ impl Handler for ResumeRun {
                 JobError::Fail(format!("a job of this name says which run is meant, {{\"runId\": UUID}}: {error}"))
             })?;
             tracing::Span::current().record("floh_run_id", tracing::field::display(data.run_id));
-            let work = Work {
-                store: &job.store,
-                lease: &job.lease,
-                cancellation: job.cancellation(),
-                draining: job.draining(),
-                hand_on_at: job.half_time(),
-            };
-            self.engine.go_on(&work, data.run_id, data.seq).await.map_err(|stop| match stop {
-                Stop::Interrupted(why) => JobError::Interrupted(why.into()),
-                Stop::Store(error) => error.into(),
-            })
+            let going_on = self.go_on(job, &data);
+            #[cfg(feature = "test-jobs")]
+            let going_on = crate::fail_points::counted(going_on);
+            going_on.await
         })
     }
 }

@@ -78,6 +78,8 @@ impl Client {
     /// Waits for one answer. If the caller is dropped meanwhile, `unanswered` stays up, and drop closes the session.
     async fn answer<T>(&self, ask: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
+        #[cfg(feature = "test-jobs")]
+        crate::fail_points::pass();
         let pause = self.pause();
         let answer = match tokio::time::timeout(ANSWER_TIMEOUT, ask).await {
             Ok(answer) => {
@@ -94,6 +96,8 @@ impl Client {
                 reason: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
             }),
         };
+        #[cfg(feature = "test-jobs")]
+        crate::fail_points::pass();
         self.judge(pause, answer)
     }
 
