@@ -168,8 +168,8 @@ pub struct CheckpointKey {
     pub hex: SecretString,
 }
 
-/// What connectors may call, and how.
-#[derive(Debug, Clone)]
+/// What connectors may call, and how. By default, nothing.
+#[derive(Debug, Clone, Default)]
 pub struct ConnectorsConfig {
     /// Where they may connect to (`CONNECTOR_ALLOWED_HOSTS`): what one of these lets through.
     pub allowed_hosts: Vec<HostRule>,

@@ -15,7 +15,7 @@ pub struct Delay;
 
 impl Connector for Delay {
     fn call<'a>(&'a self, call: &'a Call<'a>) -> BoxFuture<'a, Result<Reply, Failure>> {
-        let due = due(call.command, call.params, Utc::now());
+        let due = due(call.command, call.params, call.now);
         Box::pin(async { due.map(Reply::Later).map_err(|wrong| Failure::new(wrong.code, wrong.message)) })
     }
 }

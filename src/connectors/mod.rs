@@ -7,7 +7,7 @@ pub mod delay;
 mod hosts;
 mod http;
 mod mock;
-mod outputs;
+pub mod outputs;
 pub mod secrets;
 mod tls;
 
@@ -40,6 +40,8 @@ pub struct Call<'a> {
     pub idempotency_key: &'a str,
     /// When the answer is needed at the latest.
     pub deadline: Instant,
+    /// What time it is, from which a wait is counted.
+    pub now: DateTime<Utc>,
 }
 
 /// A call and what is known about whether it is to be mocked.
@@ -131,6 +133,13 @@ pub struct Connectors {
     keys: Keyring,
     mock_mode: bool,
     tls: Tls,
+}
+
+impl Default for Connectors {
+    /// With the default settings, which let nothing be called.
+    fn default() -> Connectors {
+        Connectors::new(&ConnectorsConfig::default())
+    }
 }
 
 impl Connectors {

@@ -6,7 +6,7 @@ use crate::{
         Failure,
         secrets::{Scrub, is_secret_name},
     },
-    values::path::kind,
+    values::path::{Path, kind},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
@@ -194,7 +194,15 @@ fn commands(given: Option<&Map<String, Value>>) -> Result<BTreeMap<String, Map<S
         let what = format!("the command `{name}`");
         let object = value.as_object().ok_or_else(|| Failure::new(CODE, format!("{what} is an object")))?;
         let members = Members::of(object, &what, CODE, &COMMAND)?;
-        let _ = (members.need("path")?, members.text("method")?, members.object("outputs")?);
+        let _ = (members.need("path")?, members.text("method")?);
+        for (variable, path) in members.object("outputs")?.into_iter().flatten() {
+            if !Path::parse(variable).is_ok_and(|name| name.is_whole()) {
+                return Err(members.wrong(&format!("`{variable}` of `outputs` is no name of a variable")));
+            }
+            if path.as_str().is_none_or(|path| Path::parse(path).is_err()) {
+                return Err(members.wrong(&format!("`{variable}` of `outputs` has no path into the answer's data")));
+            }
+        }
         commands.insert(name.clone(), object.clone());
     }
     Ok(commands)
