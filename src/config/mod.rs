@@ -7,6 +7,7 @@
 //! (`db-password` for `DB_PASSWORD`), from exactly one of them. They are [`secrecy::SecretString`]s and appear in no
 //! message. An empty variable counts as absent.
 
+mod connectors;
 mod database;
 pub mod envfile;
 mod near;
@@ -28,8 +29,8 @@ pub use report::{ConfigErrors, Mistake, Notice, Severity};
 pub use source::{ProcessEnvironment, Source, Variables};
 pub use table::{VARIABLES, Variable};
 pub use types::{
-    AuditConfig, CheckpointKey, Config, DatabaseConfig, DatabaseHost, JobTimeouts, LogLevel, QueueConfig, RedisConfig,
-    RedisEndpoint, SslMode, WorkerConfig,
+    AuditConfig, CheckpointKey, Config, ConnectorsConfig, DatabaseConfig, DatabaseHost, HostRule, JobTimeouts,
+    LogLevel, QueueConfig, RedisConfig, RedisEndpoint, SslMode, WorkerConfig,
 };
 pub use worker::{CLOSE_TIME, HAND_BACK_TIME, LONGEST_SHUTDOWN_TIMEOUT, UNIT_STOP_TIMEOUT};
 
@@ -49,6 +50,7 @@ impl Config {
             queue: worker::queue(&mut reader),
             worker: worker::worker(&mut reader),
             audit: worker::audit(&mut reader),
+            connectors: connectors::read(&mut reader),
             log_level: worker::log_level(&mut reader),
         };
         reader.finish(config)

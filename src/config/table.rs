@@ -68,6 +68,10 @@ pub const VARIABLES: &[Variable] = &[
     setting("AUDIT_CHECKPOINT_SCHEDULE", Some("0 * * * *")),
     secret("AUDIT_CHECKPOINT_KEY"),
     setting("AUDIT_CHECKPOINT_KEY_ID", Some("default")),
+    setting("CONNECTOR_ALLOWED_HOSTS", Some("*")),
+    secret("CONNECTOR_ENCRYPTION_KEY"),
+    secret("CONNECTOR_ENCRYPTION_KEY_PREVIOUS"),
+    setting("CONNECTOR_MOCK_MODE", Some("false")),
     setting("LOG_LEVEL", Some("info")),
     setting("LOG_RETENTION_DAYS", None),
 ];

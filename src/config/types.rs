@@ -1,7 +1,7 @@
 //! The validated settings: what the rest of the program sees.
 
 use secrecy::SecretString;
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 /// Everything that the environment says, checked.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// The audit log's checkpoints.
     pub audit: AuditConfig,
+    /// What connectors may call, and how.
+    pub connectors: ConnectorsConfig,
     /// Lines below this level are not logged (`LOG_LEVEL`).
     pub log_level: LogLevel,
 }
@@ -164,6 +166,44 @@ pub struct CheckpointKey {
     pub id: String,
     /// 32 bytes as 64 hex characters, checked.
     pub hex: SecretString,
+}
+
+/// What connectors may call, and how. By default, nothing.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectorsConfig {
+    /// Where they may connect to (`CONNECTOR_ALLOWED_HOSTS`): what one of these lets through.
+    pub allowed_hosts: Vec<HostRule>,
+    /// The key of secrets in their configuration, 64 hex characters, checked (`CONNECTOR_ENCRYPTION_KEY`).
+    pub key: Option<SecretString>,
+    /// The key before it, tried second (`CONNECTOR_ENCRYPTION_KEY_PREVIOUS`).
+    pub previous_key: Option<SecretString>,
+    /// All answer from their mocks (`CONNECTOR_MOCK_MODE`).
+    pub mock_mode: bool,
+}
+
+/// One entry of `CONNECTOR_ALLOWED_HOSTS`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostRule {
+    /// Every host with a public address: `*`.
+    Public,
+    /// A host by its name, in lower case.
+    Name {
+        /// The name, or the domain.
+        name: String,
+        /// Every host below the domain instead.
+        below: bool,
+        /// This port alone.
+        port: Option<u16>,
+    },
+    /// Whatever has an address in this network, be it link-local.
+    Network {
+        /// An address in it.
+        address: IpAddr,
+        /// How many bits of it count.
+        prefix: u8,
+        /// This port alone.
+        port: Option<u16>,
+    },
 }
 
 /// `LOG_LEVEL`.

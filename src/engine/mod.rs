@@ -5,14 +5,12 @@ pub mod definition;
 pub mod fields;
 pub mod finding;
 pub mod graph;
-pub mod path;
 pub mod people;
 pub mod run;
-pub mod span;
 pub mod steps;
-pub mod template;
 pub mod validate;
 
+pub use crate::values::{path, span, template};
 pub use definition::Definition;
 pub use finding::{Finding, Severity};
 pub use validate::validate;

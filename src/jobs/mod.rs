@@ -60,7 +60,7 @@ pub fn registry(config: &Config) -> Registry {
     let mut registry = Registry::default();
     registry.add(StuckRunRecovery::new(config.worker.stuck_run_timeout));
     registry.add(AuditCheckpoint::new(signing_key(config)));
-    let engine = Arc::new(Engine::new(Tools::default()));
+    let engine = Arc::new(Engine::new(Tools::new(config)));
     registry.add(ResumeRun::new(&engine));
     #[cfg(feature = "test-jobs")]
     for job in test_jobs::all() {

@@ -4,6 +4,7 @@ pub mod audit;
 mod cancel;
 mod client;
 mod connect;
+pub mod connector;
 pub mod definition;
 mod error;
 mod fence;

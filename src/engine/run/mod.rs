@@ -18,6 +18,8 @@ pub use plan::Plan;
 pub use visit::{Effect, EffectError, Ending, Visit};
 
 use crate::{
+    config::Config,
+    connectors::Connectors,
     events,
     store::{Lease, Store, StoreError},
 };
@@ -30,7 +32,18 @@ use uuid::Uuid;
 
 /// What steps work with, beside PostgreSQL.
 #[derive(Default)]
-pub struct Tools {}
+pub struct Tools {
+    /// Other systems.
+    pub connectors: Connectors,
+}
+
+impl Tools {
+    /// By the settings. Nothing is opened yet.
+    #[must_use]
+    pub fn new(config: &Config) -> Tools {
+        Tools { connectors: Connectors::new(&config.connectors) }
+    }
+}
 
 /// Executes runs. One per process.
 pub struct Engine {

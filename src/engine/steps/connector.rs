@@ -1,14 +1,30 @@
-//! `connector`: calls another system.
+//! `connector`: calls another system, or waits.
 
 use super::{StepType, words};
-use crate::engine::{definition::is_name, fields::Fields, path::Path};
-use serde_json::{Map, Value};
+use crate::{
+    connectors::{Answer, Call, DELAY, Failure, Reply, Request, delay, outputs},
+    engine::{
+        definition::{Retry, is_name},
+        fields::Fields,
+        path::Path,
+        run::{Ending, Visit},
+    },
+    store::{StoreError, connector, run::StepStatus},
+};
+use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A command of a connector.
 pub struct Connector;
 
-/// The built-in connector that waits.
-const DELAY: &str = "delay";
+/// No call takes longer; a step's `timeout` may end it sooner.
+const LONGEST_CALL: Duration = Duration::from_secs(300);
+
+/// An answer with more data than this is not kept with the step, only what was taken out of it.
+const LARGEST_RESULT: usize = 256 * 1024;
 
 impl StepType for Connector {
     fn name(&self) -> &'static str {
@@ -16,7 +32,8 @@ impl StepType for Connector {
     }
 
     fn check(&self, config: &Fields<'_>) {
-        let _ = (config.text("connectorId"), config.text("command"), config.get("mock"));
+        let (connector, command) = (config.text("connectorId"), config.text("command"));
+        let mock = config.get("mock");
         let _ = config.get("params").is_some_and(|params| {
             let wrong = !params.is_object();
             if wrong {
@@ -24,6 +41,9 @@ impl StepType for Connector {
             }
             wrong
         });
+        if let Some(command) = command.filter(|_| connector == Some(DELAY) && !is_data(mock)) {
+            check_delay(config, command);
+        }
         let Some(outputs) = config.fields("outputs") else { return };
         for (name, path) in outputs.all() {
             if !is_name(name) {
@@ -42,15 +62,150 @@ impl StepType for Connector {
     }
 
     fn waits(&self, config: &Map<String, Value>) -> bool {
-        config.get("connectorId").and_then(Value::as_str) == Some(DELAY)
+        config.get("connectorId").and_then(Value::as_str) == Some(DELAY) && !is_data(config.get("mock"))
     }
 
     fn outputs(&self, config: &Map<String, Value>) -> Vec<String> {
-        let outputs = config.get("outputs").and_then(Value::as_object);
-        outputs.map(|outputs| outputs.keys().cloned().collect()).unwrap_or_default()
+        let of_mock = config.get("mock").and_then(|mock| mock.get("outputVariables"));
+        let both = [config.get("outputs"), of_mock].into_iter().flatten().filter_map(Value::as_object);
+        both.flat_map(|outputs| outputs.keys().cloned()).collect()
     }
 
     fn plain(&self) -> &'static [&'static str] {
         &["outputs"]
+    }
+
+    /// As the queue tries jobs again: three times, after 5, 10 and 20 s.
+    fn retry(&self) -> Option<Retry> {
+        Some(Retry { attempts: 4, delay: Duration::from_secs(5), doubles: true })
+    }
+
+    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
+        Box::pin(async {
+            let config = match visit.config() {
+                Ok(config) => config,
+                Err(why) => return Ok(Ending::failed(why)),
+            };
+            let reply = match waits_until(visit) {
+                Some(due) => Ok(Reply::Later(due)),
+                None => call(visit, &config).await?,
+            };
+            Ok(match reply {
+                Ok(Reply::Later(due)) if due > visit.now => wait(due),
+                Ok(Reply::Later(due)) => done(&config, over(due)),
+                Ok(Reply::Done(answer)) => done(&config, answer),
+                Err(failure) => failed(&failure),
+            })
+        })
+    }
+}
+
+/// Makes the call, without holding a session of the database meanwhile.
+async fn call(visit: &Visit<'_>, config: &Map<String, Value>) -> Result<Result<Reply, Failure>, StoreError> {
+    let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (nothing, connector) = (Map::new(), text("connectorId"));
+    let row = match connector {
+        DELAY => None,
+        name => connector::find(&visit.store.client().await?, name).await?,
+    };
+    let request = Request {
+        connector,
+        call: Call {
+            command: text("command"),
+            params: config.get("params").and_then(Value::as_object).unwrap_or(&nothing),
+            idempotency_key: &visit.idempotency_key(),
+            deadline: Instant::now() + LONGEST_CALL,
+            // After a crash the wait is no longer than it was to be.
+            now: visit.started_at,
+        },
+        mock: config.get("mock"),
+        use_mocks: visit.use_mocks,
+    };
+    Ok(visit.tools.connectors.call(row.as_ref(), &request).await)
+}
+
+/// Until when the visit waits, if it does so already.
+fn waits_until(visit: &Visit<'_>) -> Option<DateTime<Utc>> {
+    let until = visit.result.filter(|_| visit.waits)?.get("until")?.as_str()?;
+    DateTime::parse_from_rfc3339(until).ok().map(|until| until.to_utc())
+}
+
+fn wait(due: DateTime<Utc>) -> Ending {
+    Ending::Waits {
+        status: StepStatus::WaitingResponse,
+        until: Some(due),
+        result: Some(json!({ "until": due })),
+        assignment: None,
+        effects: Vec::new(),
+    }
+}
+
+/// The answer of a wait that is over.
+fn over(due: DateTime<Utc>) -> Answer {
+    Answer { data: json!({ "until": due }), output_variables: Map::new(), duration: Duration::ZERO }
+}
+
+/// The variables are the connector's own, and over them what the step takes out of the data.
+fn done(config: &Map<String, Value>, answer: Answer) -> Ending {
+    let nothing = Map::new();
+    let declared = config.get("outputs").and_then(Value::as_object).unwrap_or(&nothing);
+    let taken = match outputs::take(declared, &answer.data) {
+        Ok(taken) => taken,
+        Err(failure) => return failed(&failure),
+    };
+    let mut result = answer.to_json();
+    let size = answer.data.to_string().len();
+    if size > LARGEST_RESULT {
+        result["data"] = Value::Null;
+        result["dataBytes"] = json!(size);
+    }
+    let mut set = answer.output_variables;
+    set.extend(taken);
+    Ending::Done { outcome: "success".into(), set, result: Some(result), effects: Vec::new() }
+}
+
+fn failed(failure: &Failure) -> Ending {
+    Ending::Failed {
+        reason: failure.message.clone(),
+        outcome: "error",
+        result: Some(failure.to_json()),
+        passing: failure.passing,
+        effects: Vec::new(),
+    }
+}
+
+/// Whether a mock is the answer itself, and no switch.
+fn is_data(mock: Option<&Value>) -> bool {
+    mock.is_some_and(|mock| !mock.is_null() && !mock.is_boolean())
+}
+
+/// What can be known of a wait beforehand: a template in a parameter stands for a right value.
+fn check_delay(config: &Fields<'_>, command: &str) {
+    let is_template = |value: &Value| value.as_str().is_some_and(|text| text.contains("{{"));
+    if command.contains("{{") || config.get("params").is_some_and(|params| !params.is_object()) {
+        return;
+    }
+    let params = config.fields("params");
+    let mut assumed = params.as_ref().map(|params| params.all().clone()).unwrap_or_default();
+    for (name, value) in assumed.iter_mut().filter(|(_, value)| is_template(value)) {
+        *value = match name.as_str() {
+            "duration" => json!(1),
+            "time" => json!("2026-01-01"),
+            _ => Value::Null,
+        };
+    }
+    let known: &[&'static str] = if command == "until" { &["time", "zone"] } else { &["duration"] };
+    let result = delay::due(command, &assumed, Utc::now());
+    match (result, params) {
+        (Err(wrong), Some(params)) if wrong.param.is_some() => {
+            params.wrong(wrong.code, wrong.param.unwrap_or_default(), wrong.message);
+        }
+        (Err(wrong), None) if wrong.param.is_some() => config.wrong(wrong.code, "params", wrong.message),
+        (Err(wrong), _) => config.wrong(wrong.code, "command", wrong.message),
+        (Ok(_), Some(params)) => {
+            known.iter().for_each(|name| _ = params.get(name));
+            params.done();
+        }
+        (Ok(_), None) => {}
     }
 }

@@ -61,20 +61,32 @@ impl Template {
         if let [Piece::Value(path)] = &self.0[..] {
             return path.find(variables).cloned();
         }
+        self.fill_text(variables, |value| value.to_string()).map(Value::String)
+    }
+
+    /// Fills it in as a text, where each value goes through `encode`.
+    ///
+    /// # Errors
+    /// A path leads nowhere, or to null.
+    pub fn fill_text(
+        &self,
+        variables: &Map<String, Value>,
+        encode: impl Fn(&str) -> String,
+    ) -> Result<String, Missing> {
         let mut text = String::new();
         for piece in &self.0 {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
                 Piece::Value(path) => match path.find(variables)? {
-                    Value::String(value) => text.push_str(value),
+                    Value::String(value) => text.push_str(&encode(value)),
                     Value::Null => {
                         return Err(Missing { path: path.to_string(), why: format!("it is {}", kind(&Value::Null)) });
                     }
-                    other => text.push_str(&other.to_string()),
+                    other => text.push_str(&encode(&other.to_string())),
                 },
             }
         }
-        Ok(Value::String(text))
+        Ok(text)
     }
 }
 

@@ -1,0 +1,202 @@
+//! Secrets in the configuration of connectors: sealed where they are stored, open only for the time of a call, and taken
+//! out of everything that a call says.
+//!
+//! A sealed secret is a text, `enc:v1:` and in base64 a nonce of 12 bytes, the ciphertext and a tag of 16 bytes, by
+//! AES-256-GCM. The connector's name is authenticated with it: whoever may edit another connector cannot copy it there
+//! and send it to a host of their choice.
+
+use super::Failure;
+use crate::config::ConnectorsConfig;
+use aes_gcm::{
+    Aes256Gcm, Nonce,
+    aead::{Aead, KeyInit, Payload},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+
+/// How a sealed secret begins.
+const MARK: &str = "enc:v1:";
+/// Bytes of a nonce.
+const NONCE: usize = 12;
+/// Instead of a secret.
+pub const HIDDEN: &str = "***";
+/// Shorter ones cannot be told from other text.
+const SHORTEST: usize = 4;
+
+/// The keys, the current one first.
+pub struct Keyring(Vec<Aes256Gcm>);
+
+impl Keyring {
+    /// Of the settings, which have checked the form.
+    #[must_use]
+    pub fn new(config: &ConnectorsConfig) -> Keyring {
+        let key = |hex: &SecretString| Aes256Gcm::new_from_slice(&hex::decode(hex.expose_secret()).ok()?).ok();
+        Keyring([&config.key, &config.previous_key].into_iter().flatten().filter_map(key).collect())
+    }
+
+    /// Seals a secret for the connector of this name, with the current key.
+    ///
+    /// # Errors
+    /// There is no key.
+    pub fn seal(&self, connector: &str, secret: &str) -> Result<String, Failure> {
+        let cipher = self.0.first().ok_or_else(|| {
+            Failure::new("NO_KEY", "CONNECTOR_ENCRYPTION_KEY is not set, so that nothing can be sealed")
+        })?;
+        let nonce: [u8; NONCE] = rand::random();
+        let payload = Payload { msg: secret.as_bytes(), aad: connector.as_bytes() };
+        let sealed = cipher
+            .encrypt(&Nonce::from(nonce), payload)
+            .map_err(|_| Failure::new("NO_KEY", "the secret is too long to be sealed"))?;
+        Ok(format!("{MARK}{}", BASE64_STANDARD.encode([&nonce[..], &sealed].concat())))
+    }
+
+    /// Opens a sealed secret. The failure does not show it.
+    fn open(&self, connector: &str, text: &str) -> Result<String, Failure> {
+        let wrong = |why: &str| {
+            Failure::new(
+                "BAD_SECRET",
+                format!("a sealed secret of the connector `{connector}` cannot be opened: {why}"),
+            )
+        };
+        if self.0.is_empty() {
+            return Err(wrong("CONNECTOR_ENCRYPTION_KEY is not set"));
+        }
+        let inside = text.strip_prefix(MARK).and_then(|text| BASE64_STANDARD.decode(text).ok());
+        let inside = inside.ok_or_else(|| wrong("it is not written as `flohctl connector seal` writes it"))?;
+        let opened = inside.split_first_chunk::<NONCE>().and_then(|(nonce, sealed)| {
+            let payload = || Payload { msg: sealed, aad: connector.as_bytes() };
+            self.0.iter().find_map(|cipher| cipher.decrypt(&Nonce::from(*nonce), payload()).ok())
+        });
+        let opened = opened.ok_or_else(|| {
+            wrong("no key fits (CONNECTOR_ENCRYPTION_KEY, CONNECTOR_ENCRYPTION_KEY_PREVIOUS), or it was sealed for another connector")
+        })?;
+        String::from_utf8(opened).map_err(|_| wrong("it is no text"))
+    }
+
+    /// Opens every sealed text of a configuration, and tells `scrub` what they are. Within `commands`, whose texts are
+    /// templates, what looks like one in a secret is escaped.
+    pub(super) fn open_all(
+        &self,
+        connector: &str,
+        config: &Map<String, Value>,
+        scrub: &mut Scrub,
+    ) -> Result<Map<String, Value>, Failure> {
+        let mut opened = config.clone();
+        for (name, value) in &mut opened {
+            each_sealed(value, &mut |text| {
+                let secret = self.open(connector, text)?;
+                scrub.add(&secret);
+                *text = if name == "commands" { secret.replace("{{", "\\{{") } else { secret };
+                Ok(())
+            })?;
+        }
+        Ok(opened)
+    }
+
+    /// Seals what is sealed with the current key, whichever it was sealed with, and says how many secrets that were.
+    ///
+    /// # Errors
+    /// One of them cannot be opened.
+    pub fn reseal(&self, connector: &str, config: &Map<String, Value>) -> Result<(Map<String, Value>, usize), Failure> {
+        let (mut sealed, mut count) = (config.clone(), 0);
+        for value in sealed.values_mut() {
+            each_sealed(value, &mut |text| {
+                *text = self.seal(connector, &self.open(connector, text)?)?;
+                count += 1;
+                Ok(())
+            })?;
+        }
+        Ok((sealed, count))
+    }
+}
+
+/// Whether this is a sealed secret.
+#[must_use]
+pub fn is_sealed(text: &str) -> bool {
+    text.starts_with(MARK)
+}
+
+/// Hands every sealed text to `change`.
+fn each_sealed(value: &mut Value, change: &mut impl FnMut(&mut String) -> Result<(), Failure>) -> Result<(), Failure> {
+    match value {
+        Value::String(text) if is_sealed(text) => change(text),
+        Value::Array(list) => list.iter_mut().try_for_each(|value| each_sealed(value, change)),
+        Value::Object(members) => members.values_mut().try_for_each(|value| each_sealed(value, change)),
+        _ => Ok(()),
+    }
+}
+
+/// Members whose text is a secret, sealed or not.
+#[must_use]
+pub fn is_secret_name(name: &str) -> bool {
+    let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    const PARTS: [&str; 7] = ["password", "passwd", "secret", "token", "apikey", "authorization", "privatekey"];
+    PARTS.iter().any(|part| name.contains(part)) || name == "cookie"
+}
+
+/// A configuration for people's eyes: sealed texts, and texts whose name says that they are secrets, are hidden.
+#[must_use]
+pub fn hide(value: &Value) -> Value {
+    hide_in(value, false)
+}
+
+fn hide_in(value: &Value, secret: bool) -> Value {
+    match value {
+        Value::String(text) if secret || is_sealed(text) => Value::String(HIDDEN.to_string()),
+        Value::Number(_) if secret => Value::String(HIDDEN.to_string()),
+        Value::Array(list) => list.iter().map(|value| hide_in(value, secret)).collect(),
+        Value::Object(members) => {
+            // The value of an API key is a secret by its place, not by its name.
+            let is_auth = members.get("type").and_then(Value::as_str) == Some("apiKey");
+            let hidden = members.iter().map(|(name, value)| {
+                let by_name = is_secret_name(name) || (is_auth && name == "value");
+                (name.clone(), hide_in(value, secret || by_name))
+            });
+            Value::Object(hidden.collect())
+        }
+        plain => plain.clone(),
+    }
+}
+
+/// Secrets of a call, which are taken out of what it says: a server may send back what it was sent.
+#[derive(Default, Clone)]
+pub(super) struct Scrub(Vec<String>);
+
+impl Scrub {
+    /// One more.
+    pub(super) fn add(&mut self, secret: &str) {
+        if secret.len() >= SHORTEST && !self.0.iter().any(|known| known == secret) {
+            self.0.push(secret.to_string());
+            // The longest first: one may be a part of another.
+            self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
+        }
+    }
+
+    /// The text without them.
+    pub(super) fn text(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_string(), |text, secret| {
+            if text.contains(secret.as_str()) { text.replace(secret.as_str(), HIDDEN) } else { text }
+        })
+    }
+
+    /// The value without them, and without U+0000, which PostgreSQL cannot store.
+    pub(super) fn value(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.storable(&text)),
+            Value::Array(list) => list.into_iter().map(|value| self.value(value)).collect(),
+            Value::Object(members) => Value::Object(
+                members.into_iter().map(|(name, value)| (self.storable(&name), self.value(value))).collect(),
+            ),
+            plain => plain,
+        }
+    }
+
+    fn storable(&self, text: &str) -> String {
+        let text = self.text(text);
+        if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+    }
+}
+
+#[cfg(test)]
+mod tests;
