@@ -57,6 +57,7 @@ mod schedulers;
 mod sentinel;
 mod store_connect;
 mod store_deaths;
+mod store_definitions;
 mod store_fence;
 mod store_ledger;
 mod store_migrate;
