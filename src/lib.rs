@@ -25,6 +25,7 @@ pub mod engine;
 pub mod events;
 pub mod jobs;
 pub mod queue;
+pub mod sandbox;
 pub mod service;
 pub mod store;
 #[cfg(feature = "test-jobs")]
