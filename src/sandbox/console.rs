@@ -1,7 +1,7 @@
 //! `floh.log`: what a script tells its author.
 
 use super::{Level, LogLine, Logs, MOST_LOGS, bounded};
-use rquickjs::{Ctx, Function, Object, Result, Value, function::Rest};
+use rquickjs::{Coerced, Ctx, Function, Object, Result, Value, function::Rest};
 use std::{cell::RefCell, rc::Rc};
 
 /// The log of one script.
@@ -45,6 +45,9 @@ pub fn text<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> String {
     }
     if value.is_error() {
         return super::script::message_of(ctx, value).unwrap_or_else(|| unreadable(ctx, value));
+    }
+    if value.is_big_int() {
+        return value.get::<Coerced<String>>().map_or_else(|_| unreadable(ctx, value), |digits| digits.0);
     }
     match ctx.json_stringify(value.clone()) {
         Ok(Some(json)) => super::values::text(ctx, &json).unwrap_or_else(|_| unreadable(ctx, value)),

@@ -105,7 +105,7 @@ fn within(runtime: &Runtime, request: &Request, log: &Log) -> Result<Map<String,
     let context = Context::full(runtime).map_err(|_| out_of_memory())?;
     context.with(|ctx| {
         evaluate(&ctx, request, log).map_err(|trouble| match trouble {
-            Trouble::Js(error) => explain(&ctx, runtime, &error),
+            Trouble::Js(error) => explain(&ctx, &request.code, &error),
             Trouble::Failure(mut failure) => {
                 failure.message = bounded(&failure.message);
                 failure
@@ -151,9 +151,9 @@ fn out_of_memory() -> Failure {
 }
 
 /// What happened in QuickJS, for people.
-fn explain<'js>(ctx: &Ctx<'js>, runtime: &Runtime, error: &Error) -> Failure {
+fn explain<'js>(ctx: &Ctx<'js>, code: &str, error: &Error) -> Failure {
     match error {
-        Error::Exception => thrown(ctx, runtime, &ctx.catch()),
+        Error::Exception => thrown(ctx, code, &ctx.catch()),
         Error::Allocation => out_of_memory(),
         Error::InvalidString(_) => Failure::new(Kind::Refused, "the code has the character U+0000"),
         // A conversion that gave no exception has failed for want of memory, or returned what it may not.
@@ -162,7 +162,7 @@ fn explain<'js>(ctx: &Ctx<'js>, runtime: &Runtime, error: &Error) -> Failure {
             if pending.is_null() || pending.is_undefined() {
                 Failure::new(Kind::Refused, bounded(&format!("the script's result cannot be read: {other}")))
             } else {
-                thrown(ctx, runtime, &pending)
+                thrown(ctx, code, &pending)
             }
         }
     }
@@ -170,12 +170,7 @@ fn explain<'js>(ctx: &Ctx<'js>, runtime: &Runtime, error: &Error) -> Failure {
 
 /// What a script threw, or what QuickJS threw at it. Reading an error may run code of the script again (`message` and
 /// `stack` can be getters), for which the deadline goes on.
-fn thrown<'js>(ctx: &Ctx<'js>, runtime: &Runtime, value: &JsValue<'js>) -> Failure {
-    // Without memory even for the error, QuickJS throws null.
-    let used = usize::try_from(runtime.memory_usage().malloc_size).unwrap_or(0);
-    if value.is_null() && used > MOST_MEMORY / 2 {
-        return out_of_memory();
-    }
+fn thrown<'js>(ctx: &Ctx<'js>, code: &str, value: &JsValue<'js>) -> Failure {
     if !value.is_object() {
         return Failure::new(Kind::Thrown, bounded(&format!("the script threw {}", console::text(ctx, value))));
     }
@@ -184,7 +179,7 @@ fn thrown<'js>(ctx: &Ctx<'js>, runtime: &Runtime, value: &JsValue<'js>) -> Failu
         Some(message) => bounded(&message),
         None => bounded(&format!("the script threw {}", console::text(ctx, value))),
     };
-    let position = position_of(ctx, value).map(|found| place_in_code(found.line, found.column, BEFORE));
+    let position = position_of(ctx, value).map(|place| place_in_code(place, BEFORE, code));
     Failure { kind: Kind::Thrown, message, position }
 }
 
@@ -220,10 +215,17 @@ fn position_in(stack: &str) -> Option<Position> {
     Some(Position { line: numbers.next()?.parse().ok()?, column: numbers.next()?.parse().ok()? })
 }
 
-/// A place in the evaluated text as one in the code, which begins after `before`.
-pub fn place_in_code(line: u32, column: u32, before: &str) -> Position {
-    let shift = if line == 1 { u32::try_from(before.len()).unwrap_or(0) } else { 0 };
-    Position { line, column: column.saturating_sub(shift).max(1) }
+/// A place in the evaluated text as one in the code, which begins after `before`. What is missing at the code's end is
+/// missed behind it, where its author sees nothing.
+pub fn place_in_code(place: Position, before: &str, code: &str) -> Position {
+    let size = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    let lines = size(code.split('\n').count());
+    if place.line > lines {
+        let last = code.rsplit('\n').next().unwrap_or_default();
+        return Position { line: lines, column: size(last.chars().count()) + 1 };
+    }
+    let shift = if place.line == 1 { size(before.len()) } else { 0 };
+    Position { line: place.line, column: place.column.saturating_sub(shift).max(1) }
 }
 
 #[cfg(test)]

@@ -14,6 +14,10 @@ const DEEPEST: usize = 64;
 /// Beyond this a number of JavaScript is no exact whole number.
 const LARGEST_WHOLE: f64 = 9_007_199_254_740_992.0;
 
+/// The kinds that JSON has, with a proxy of an array among them.
+const ARRAY: &str = "an Array";
+const OBJECT: &str = "an Object";
+
 /// What went wrong: something that the script threw meanwhile, or what it returned.
 #[derive(Debug)]
 pub enum Trouble {
@@ -108,7 +112,7 @@ impl<'js> Reader<'js> {
     /// The value if it is an object that is nothing more special.
     fn plain_object(&self, value: &JsValue<'js>) -> Result<Option<Object<'js>>, Trouble> {
         match value.as_object() {
-            Some(object) if self.kind(value)? == "an Object" => Ok(Some(object.clone())),
+            Some(object) if self.kind(value)? == OBJECT => Ok(Some(object.clone())),
             _ => Ok(None),
         }
     }
@@ -126,7 +130,7 @@ impl<'js> Reader<'js> {
             () if value.is_function() => "a function",
             () if value.is_promise() => "a Promise",
             () if value.is_error() => "an Error",
-            () if value.is_array() => "an array",
+            () if value.is_array() => ARRAY,
             () => "",
         };
         if !simple.is_empty() {
@@ -190,8 +194,8 @@ impl<'js> Reader<'js> {
         self.around.push(value.clone());
         let read = match object.get::<_, JsValue<'_>>("toJSON")?.into_function() {
             Some(to_json) => self.by_to_json(&to_json, value, &kind, place),
-            None if value.is_array() => self.array(object, place),
-            None if kind == "an Object" => self.members(object, place),
+            None if kind == ARRAY => self.array(object, place),
+            None if kind == OBJECT => self.members(object, place),
             None => Err(refused(format!("`{place}` is {kind}, which JSON does not have"))),
         };
         self.around.pop();
@@ -219,8 +223,8 @@ impl<'js> Reader<'js> {
     fn object_as_it_is(&mut self, value: &JsValue<'js>, place: &str) -> Result<Value, Trouble> {
         let kind = self.kind(value)?;
         match value.as_object() {
-            Some(object) if value.is_array() => self.array(object, place),
-            Some(object) if kind == "an Object" => self.members(object, place),
+            Some(object) if kind == ARRAY => self.array(object, place),
+            Some(object) if kind == OBJECT => self.members(object, place),
             _ => Err(refused(format!("`{place}` is {kind}, which JSON does not have"))),
         }
     }
