@@ -30,6 +30,7 @@ pub mod events;
 pub mod fail_points;
 pub mod jobs;
 pub mod queue;
+pub mod sandbox;
 pub mod service;
 pub mod store;
 #[cfg(feature = "test-jobs")]

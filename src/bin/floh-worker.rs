@@ -1,5 +1,10 @@
 //! The daemon: `floh-worker INSTANCE`.
 
-fn main() -> std::process::ExitCode {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(ended) = floh_worker::sandbox::child::serve_if_asked() {
+        return ended;
+    }
     floh_worker::service::main().into()
 }

@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(ended) = floh_worker::sandbox::child::serve_if_asked() {
+        return ended;
+    }
     floh_worker::cli::main()
 }
