@@ -5,6 +5,7 @@
 
 mod audit;
 mod config;
+mod connector;
 mod job;
 mod migrate;
 mod settings;
@@ -47,6 +48,8 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Command),
     #[command(subcommand)]
+    Connector(connector::Command),
+    #[command(subcommand)]
     Job(job::Command),
     Migrate(migrate::Arguments),
     Config(config::Arguments),
@@ -81,6 +84,7 @@ async fn run(cli: Cli) -> Answer {
     let configuration = || configuration(&cli.env_files);
     match &cli.command {
         Command::Audit(command) => audit::run(command, &configuration()?).await,
+        Command::Connector(command) => connector::run(command, &configuration()?).await,
         Command::Job(command) => job::run(command, &configuration()?).await,
         Command::Migrate(arguments) => migrate::run(arguments, &configuration()?).await,
         Command::Config(arguments) => config::run(arguments, &cli.env_files),

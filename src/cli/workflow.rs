@@ -69,7 +69,8 @@ fn read(path: &Path) -> Result<(Definition, Vec<Finding>), ExitCode> {
     Ok(engine::validate(&document))
 }
 
-fn text(path: &Path) -> io::Result<String> {
+/// What is in a file, or comes on standard input.
+pub(super) fn text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let read = if path == Path::new("-") {
         io::stdin().take(LARGEST + 1).read_to_string(&mut text)?

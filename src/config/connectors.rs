@@ -135,4 +135,17 @@ mod tests {
             assert!(why.contains("expected") || why.contains("a port is"), "{text}: {why}");
         }
     }
+
+    #[test]
+    fn keys_are_checked_and_pretending_is_told() {
+        use crate::config::tests::{mistakes, notices};
+        const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+        let lines =
+            mistakes(&[(super::KEY, "guppytrout"), (PREVIOUS, "guppytrout"), (HOSTS, "a b"), (MOCK, "perhaps")]);
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("guppytrout")), "{lines:?}");
+        assert!(mistakes(&[(PREVIOUS, KEY)])[0].contains("CONNECTOR_ENCRYPTION_KEY"));
+        assert!(notices(&[(super::KEY, KEY), (PREVIOUS, KEY)]).is_empty());
+        assert!(notices(&[(MOCK, "yes")])[0].contains("answer from their mocks"));
+    }
 }

@@ -201,21 +201,26 @@ fn every_secret_can_come_from_a_file_or_a_credential_and_never_shows() {
         let secret = match variable.name {
             "DATABASE_URL" => "postgres://u:guppytrout@h/d",
             "REDIS_URL" => "redis://:guppytrout@h",
-            "AUDIT_CHECKPOINT_KEY" => KEY,
+            "AUDIT_CHECKPOINT_KEY" | "CONNECTOR_ENCRYPTION_KEY" | "CONNECTOR_ENCRYPTION_KEY_PREVIOUS" => KEY,
             _ => "guppytrout",
         };
+        // The one before it is nothing without the current one.
+        let beside = [("CONNECTOR_ENCRYPTION_KEY", KEY)];
+        let beside = &beside[usize::from(variable.name != "CONNECTOR_ENCRYPTION_KEY_PREVIOUS")..];
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(variable.credential());
         fs::write(&path, secret).unwrap();
         let path = |p: &Path| p.to_str().unwrap().to_string();
-        let direct = good(&[(variable.name, secret)]);
-        let file = good(&[(variable.file_variable().as_str(), &path(&folder.path().join(variable.credential())))]);
-        let credential = good(&[("CREDENTIALS_DIRECTORY", &path(folder.path()))]);
+        let good = |pair: (&str, &str)| good(&[&[pair], beside].concat());
+        let direct = good((variable.name, secret));
+        let file = good((variable.file_variable().as_str(), &path(&folder.path().join(variable.credential()))));
+        let credential = good(("CREDENTIALS_DIRECTORY", &path(folder.path())));
         for config in [&direct, &file, &credential] {
             let given = config.database.password.is_some()
                 || config.redis.password.is_some()
                 || config.redis.sentinel_password.is_some()
-                || config.audit.checkpoint_key.is_some();
+                || config.audit.checkpoint_key.is_some()
+                || config.connectors.key.is_some();
             assert!(given, "{}", variable.name);
             let debug = format!("{config:?}");
             assert!(!debug.contains("guppytrout") && !debug.contains(KEY), "{debug}");

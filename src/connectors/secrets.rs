@@ -159,6 +159,22 @@ fn hide_in(value: &Value, secret: bool) -> Value {
     }
 }
 
+/// Whether a secret in it is neither sealed nor left to a template.
+#[must_use]
+pub fn has_plain_secret(config: &Value) -> bool {
+    // What hiding changes is a secret.
+    differs(config, &hide(config))
+}
+
+fn differs(value: &Value, hidden: &Value) -> bool {
+    match (value, hidden) {
+        (Value::Object(a), Value::Object(b)) => a.values().zip(b.values()).any(|(a, b)| differs(a, b)),
+        (Value::Array(a), Value::Array(b)) => a.iter().zip(b).any(|(a, b)| differs(a, b)),
+        (Value::String(text), hidden) => !is_sealed(text) && !text.contains("{{") && hidden != value,
+        (value, hidden) => value != hidden,
+    }
+}
+
 /// Secrets of a call, which are taken out of what it says: a server may send back what it was sent.
 #[derive(Default, Clone)]
 pub(super) struct Scrub(Vec<String>);

@@ -19,6 +19,7 @@ mod cancel;
 mod config_check;
 mod config_docs;
 mod config_envfile;
+mod connectors;
 mod cron_parity;
 #[cfg(feature = "test-jobs")]
 mod daemon_jobs;

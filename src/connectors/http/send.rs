@@ -124,15 +124,12 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// The first cause of this type; within an I/O error, too.
+/// The first cause of this type. An I/O error hides the error that it was made of from `source`.
 fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let inside = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        if let Some(found) = error.downcast_ref::<T>().or_else(|| inside.and_then(|inner| inner.downcast_ref::<T>())) {
-            return Some(found);
-        }
-        next = error.source();
+    if let Some(found) = error.downcast_ref::<T>() {
+        return Some(found);
     }
-    None
+    let inside = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+    let inside = inside.and_then(|inner| find(inner as &(dyn Error + 'static)));
+    inside.or_else(|| error.source().and_then(find))
 }

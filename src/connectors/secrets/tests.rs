@@ -90,6 +90,18 @@ fn secrets_are_hidden_by_name_by_place_and_when_sealed() {
 }
 
 #[test]
+fn secrets_that_nobody_sealed_are_noticed() {
+    for (config, plain) in [
+        (json!({"auth": {"type": "bearer", "token": "t"}}), true),
+        (json!({"auth": {"type": "bearer", "token": "enc:v1:AAAA"}, "headers": {"X": "y"}}), false),
+        (json!({"commands": {"a": {"body": {"password": "{{params.password}}"}}}}), false),
+        (json!({"commands": {"a": {"body": [{"password": 5}]}}}), true),
+    ] {
+        assert_eq!(has_plain_secret(&config), plain, "{config}");
+    }
+}
+
+#[test]
 fn what_a_server_sends_back_is_scrubbed_and_can_be_stored() {
     let mut scrub = Scrub::default();
     for secret in ["hunter22", "Bearer hunter22", "abc", ""] {

@@ -6,6 +6,7 @@
 pub mod child;
 pub mod crew;
 pub mod fleet;
+pub mod http;
 pub mod load;
 pub mod node;
 pub mod peer;

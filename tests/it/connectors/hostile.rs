@@ -1,0 +1,64 @@
+//! Servers that do not mean well: every call ends, in time, in a sentence, with what can be stored.
+
+use super::{Ask, codes, connectors};
+use crate::support::http::HttpServer;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+#[tokio::test]
+async fn an_answer_that_never_ends_is_given_up() {
+    let server = HttpServer::start();
+    let connectors = connectors();
+    for path in ["/slow", "/drip"] {
+        let began = Instant::now();
+        let params = json!({"url": server.url(path), "timeout": 0.3});
+        let (code, passing, message) = codes(Ask::of(&connectors).call("request", params).await);
+        assert_eq!((code.as_str(), passing), ("TIMEOUT", true), "{message}");
+        assert!(message.contains("within 0.3 s") && began.elapsed() < Duration::from_secs(10));
+    }
+    // The caller's deadline counts where it is sooner.
+    let ask = Ask { deadline: Duration::from_millis(200), ..Ask::of(&connectors) };
+    assert_eq!(codes(ask.get(server.url("/slow")).await).0, "TIMEOUT");
+    let late = Ask { deadline: Duration::ZERO, ..Ask::of(&connectors) };
+    assert_eq!(codes(late.get(server.url("/text")).await).0, "TIMEOUT");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_not_taken_into_memory() {
+    let server = HttpServer::start();
+    let connectors = connectors();
+    let began = Instant::now();
+    for path in ["/flood", "/announced"] {
+        let (code, passing, message) = codes(Ask::of(&connectors).get(server.url(path)).await);
+        assert_eq!((code.as_str(), passing), ("ANSWER_TOO_LARGE", false), "{message}");
+        assert!(message.contains("1048576"), "{message}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(25), "it was read until the timeout");
+    let exact = json!({"url": server.url("/text"), "maxBytes": 5});
+    assert!(Ask::of(&connectors).call("request", exact).await.is_ok());
+    let short = json!({"url": server.url("/text"), "maxBytes": 4});
+    assert_eq!(codes(Ask::of(&connectors).call("request", short).await).0, "ANSWER_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_a_sentence() {
+    let server = HttpServer::start();
+    let connectors = connectors();
+    let raw = async |body: &str| {
+        let params = json!({"method": "POST", "url": server.url("/raw"), "body": body});
+        Ask::of(&connectors).call("request", params).await
+    };
+    for body in ["{\"a\":", "1e999", "\"\\ud800\"", "<html>", "nul"] {
+        let (code, passing, message) = codes(raw(body).await);
+        assert_eq!((code.as_str(), passing), ("BAD_ANSWER", false), "{body}: {message}");
+    }
+    for (path, code) in [("/deep", "BAD_ANSWER"), ("/zipped", "BAD_ANSWER"), ("/nonsense", "CONNECTION")] {
+        assert_eq!(codes(Ask::of(&connectors).get(server.url(path)).await).0, code, "{path}");
+    }
+    // Odd, and an answer all the same.
+    let body = async |text: &str| raw(text).await.unwrap().data["body"].clone();
+    assert_eq!(body("{\"a\\u0000b\": \"x\\u0000\"}").await, json!({"a\u{fffd}b": "x\u{fffd}"}));
+    assert_eq!(body("123456789012345678901234567890").await, json!(123_456_789_012_345_678_901_234_567_890_f64));
+    assert_eq!(body("{\"a\": 1, \"a\": 2}").await, json!({"a": 2}));
+    assert_eq!(body("").await, Value::Null);
+}
