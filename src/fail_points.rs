@@ -1,8 +1,8 @@
 //! Points at which a test kills the worker (feature `test-jobs`): before and after each statement that a run's job sends to
 //! PostgreSQL, so that every state between two of them is met. Nothing of this is in a released build.
 //!
-//! `FLOH_TEST_KILL_AT` is the number of the point, counted from 1 over the life of the process. Without it they are only
-//! counted, and the job logs how many there were.
+//! `FLOH_TEST_KILL_RUN` names the run whose points count, from 1 over the life of the process, and `FLOH_TEST_KILL_AT` is the
+//! number of the point. Without it they are only counted, and the job logs how many there were.
 
 use nix::sys::signal::{Signal, raise};
 use std::sync::{
@@ -13,14 +13,19 @@ use std::sync::{
 static KILL_AT: LazyLock<Option<u64>> =
     LazyLock::new(|| std::env::var("FLOH_TEST_KILL_AT").ok().and_then(|number| number.parse().ok()));
 
+static KILL_RUN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FLOH_TEST_KILL_RUN").ok());
+
 static PASSED: AtomicU64 = AtomicU64::new(0);
 
 tokio::task_local! {
     static COUNTED: ();
 }
 
-/// Runs a job whose points count.
-pub async fn counted<F: Future>(job: F) -> F::Output {
+/// Runs a job of this run. Its points count if it is the one that is meant.
+pub async fn counted<F: Future>(run: impl ToString, job: F) -> F::Output {
+    if KILL_RUN.as_ref().is_none_or(|meant| *meant != run.to_string()) {
+        return job.await;
+    }
     let output = COUNTED.scope((), job).await;
     tracing::info!("{} points passed", PASSED.load(Ordering::Relaxed));
     output

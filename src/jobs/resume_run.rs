@@ -62,7 +62,7 @@ impl Handler for ResumeRun {
             tracing::Span::current().record("floh_run_id", tracing::field::display(data.run_id));
             let going_on = self.go_on(job, &data);
             #[cfg(feature = "test-jobs")]
-            let going_on = crate::fail_points::counted(going_on);
+            let going_on = crate::fail_points::counted(data.run_id, going_on);
             going_on.await
         })
     }

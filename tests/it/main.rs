@@ -54,6 +54,8 @@ mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
 mod runs;
+#[cfg(feature = "test-jobs")]
+mod runs_crash;
 mod schedulers;
 mod sentinel;
 mod store_connect;
