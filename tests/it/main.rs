@@ -55,7 +55,11 @@ mod redis_reach;
 mod released_build;
 mod runs;
 #[cfg(feature = "test-jobs")]
+mod runs_cost;
+#[cfg(feature = "test-jobs")]
 mod runs_crash;
+mod runs_drain;
+mod runs_random;
 mod schedulers;
 mod sentinel;
 mod store_connect;
@@ -64,6 +68,7 @@ mod store_definitions;
 mod store_fence;
 mod store_ledger;
 mod store_migrate;
+mod store_runs;
 mod store_tls;
 mod stuck_run;
 mod support;
