@@ -74,7 +74,8 @@ BEGIN
         INSERT INTO job_outbox (queue, job_id, name, data, due_at)
             VALUES (NEW.queue, 'resume-' || NEW.id || '-' || NEW.wake_seq, 'resume-run',
                 jsonb_build_object('runId', NEW.id, 'seq', NEW.wake_seq), NEW.wake_at)
-            ON CONFLICT (queue, job_id) DO NOTHING;
+            -- Without naming the columns, which would ask the API server's role for the right to read them.
+            ON CONFLICT DO NOTHING;
     END IF;
     RETURN NULL;
 END $$;
