@@ -109,7 +109,8 @@ fn memory(scale: Scale, field: &mut Field, database: &Database, report: &mut Rep
     );
 }
 
-fn megabytes(pid: i32, field: &str) -> f64 {
+/// A field of a process's status, kB there.
+pub fn megabytes(pid: i32, field: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0

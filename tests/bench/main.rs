@@ -20,6 +20,7 @@ mod life;
 mod limits;
 mod plain;
 mod report;
+mod runs;
 mod subject;
 #[path = "../it/support/mod.rs"]
 #[allow(unused_imports, reason = "the tests of the support modules themselves are compiled without a test harness")]
@@ -81,10 +82,11 @@ fn main() {
 type Group = (&'static str, fn(Scale, &mut Report));
 
 /// The groups of figures; `FLOH_BENCH_ONLY=plain,latency` measures some of them.
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     ("plain", plain::measure),
     ("latency", latency::measure),
     ("ledger", ledger::measure),
     ("life", life::measure),
     ("handover", handover::measure),
+    ("runs", runs::measure),
 ];
