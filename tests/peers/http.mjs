@@ -27,6 +27,11 @@ const answers = {
     if (tries <= Number(times)) return json(response, 503, { error: { message: 'not now' } });
     answers.effects(call, response);
   },
+  // Does it, and the first answer for each key never comes.
+  lost: (call, response) => {
+    const first = !effects.has(call.key);
+    answers.effects(call, first ? { writeHead: () => {}, end: () => {} } : response);
+  },
   status: (call, response, [status]) => json(response, Number(status), { message: `no: ${call.headers.authorization}` }),
   redirect: (_, response) => response.writeHead(302, { location: '/effects' }).end(),
   slow: () => {},

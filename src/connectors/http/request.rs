@@ -94,16 +94,18 @@ impl Request {
         let mut url = url(&members, config, is_command)?;
         query(&mut url, &members)?;
         let mut headers = default_headers();
-        headers.extend(config.headers.clone().into_iter().filter_map(|(name, value)| Some((name?, value))));
-        let given = config::headers(members.object("headers")?, &members, scrub)?;
-        headers.extend(given.into_iter().filter_map(|(name, value)| Some((name?, value))));
+        // A map replaces what is there; single pairs would be added to it.
+        headers.extend(config.headers.clone());
+        headers.extend(config::headers(members.object("headers")?, &members, scrub)?);
         let body = body(members.get("body"), &mut headers)?;
         let auth = match (&config.auth, members.object("auth")?) {
             (Some(_), Some(_)) => return Err(members.wrong("the connector has its own `auth`")),
             (Some(auth), None) => Some(auth.clone()),
             (None, given) => given.map(|given| config::auth(given, CODE, scrub)).transpose()?,
         };
-        headers.extend(auth);
+        if let Some((name, value)) = auth {
+            headers.insert(name, value);
+        }
         let key = HeaderValue::from_str(call.idempotency_key)
             .map_err(|_| members.wrong("its key cannot be sent in a header"))?;
         headers.insert("idempotency-key", key);

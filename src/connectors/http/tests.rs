@@ -1,6 +1,7 @@
 //! What is sent, without sending it.
 
 use super::*;
+use proptest::prelude::*;
 use serde_json::json;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ fn a_command_is_filled_with_values_that_stay_where_they_are_put() {
     assert_eq!(get(json!("7"), "a b"), "https://crm.example/api/users/7?list=a&list=true&n=5&q=a+b");
     assert_eq!(get(json!(7), "&x=1#"), "https://crm.example/api/users/7?list=a&list=true&n=5&q=%26x%3D1%23");
     assert!(get(json!("a/b?c#d%2e"), "").starts_with("https://crm.example/api/users/a%2Fb%3Fc%23d%252e?"));
-    assert!(get(json!("{{params.q}}"), "").starts_with("https://crm.example/api/users/%7B%7Bparams%2Eq%7D%7D?"));
+    assert!(get(json!("{{params.q}}"), "").starts_with("https://crm.example/api/users/%7B%7Bparams.q%7D%7D?"));
     for hostile in ["..", ".", "../admin", "..\\admin", "a/../../admin", "\0"] {
         assert!(get(json!(hostile), "").starts_with("refused: "), "{hostile}");
     }
@@ -60,6 +61,8 @@ fn a_command_is_filled_with_values_that_stay_where_they_are_put() {
     assert_eq!(header("idempotency-key"), Some("run/step/1"));
     assert_eq!((add.method.as_str(), add.timeout, add.max_bytes), ("POST", Duration::from_secs(2), 100));
     assert!(add.expected.holds(201) && !add.expected.holds(200));
+    let all = |name: &str| add.headers.get_all(name).iter().count();
+    assert_eq!((all("accept"), all("authorization"), all("idempotency-key")), (1, 1, 1));
     let split = plan(crm(), "add", json!({"name": "a\r\nX-Evil: 1", "tags": []})).err().unwrap();
     assert!(split.contains("control character"), "{split}");
 }
@@ -158,5 +161,26 @@ fn without_a_base_the_step_says_everything() {
     ] {
         let why = of(params.clone()).err().unwrap();
         assert!(why.contains(words) && !why.contains("hunter22"), "{params}: {why}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a step says, the call stays below the base, and a value stays one segment.
+    #[test]
+    fn hostile_paths_stay_below_the_base(text in "([a-z./\\\\%@:?#\t\0 é{}2eEfF5c]|\\.\\.|%2e|%2f|//|\\{\\{){0,12}") {
+        let base = json!({
+            "baseUrl": "https://crm.example:8443/api/v1",
+            "commands": {"get": {"path": "/a/{{params.x}}/z"}}, "allowedPaths": ["/*"],
+        });
+        if let Ok(request) = plan(base.clone(), "request", json!({"path": text})) {
+            prop_assert!(request.url.as_str().starts_with("https://crm.example:8443/api/v1/"), "{}", request.url);
+            prop_assert!(request.url.query().is_none() && request.url.fragment().is_none());
+        }
+        if let Ok(request) = plan(base, "get", json!({"x": text})) {
+            let segments: Vec<_> = request.url.path_segments().unwrap().collect();
+            prop_assert!(segments.len() == 5 && segments[..3] == ["api", "v1", "a"] && segments[4] == "z", "{}", request.url);
+        }
     }
 }

@@ -209,3 +209,79 @@ fn check_delay(config: &Fields<'_>, command: &str) {
         (Ok(_), None) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::finding::{Findings, Place};
+    use std::cell::RefCell;
+
+    fn check(config: Value) -> Vec<String> {
+        let findings = RefCell::new(Findings::default());
+        let fields = Fields::of(&config, Place::default(), &findings).unwrap();
+        Connector.check(&fields);
+        fields.done();
+        findings.into_inner().into_list().iter().map(|one| format!("{} {}", one.code, one.place)).collect()
+    }
+
+    #[test]
+    fn what_can_be_known_of_a_wait_is_checked_beforehand() {
+        let delay =
+            |command: &str, params: Value| check(json!({"connectorId": "delay", "command": command, "params": params}));
+        for (command, params) in [
+            ("wait", json!({"duration": "14d"})),
+            ("wait", json!({"duration": "{{days}}"})),
+            ("until", json!({"time": "{{since}}", "zone": "{{zone}}"})),
+            ("until", json!({"time": "2026-03-29", "zone": "Europe/Berlin"})),
+            ("{{command}}", json!({"whatever": 1})),
+        ] {
+            assert_eq!(delay(command, params.clone()), Vec::<String>::new(), "{command} {params}");
+        }
+        for (command, params, found) in [
+            ("wait", json!({}), "MISSING params.duration"),
+            ("wait", Value::Null, "MISSING params"),
+            ("wait", json!({"duration": "soon"}), "WRONG_VALUE params.duration"),
+            ("wait", json!({"duration": 1, "time": "x"}), "UNKNOWN_FIELD params.time"),
+            ("until", json!({"time": "{{since}}", "zone": "Mars"}), "WRONG_VALUE params.zone"),
+            ("sleep", json!({}), "UNKNOWN_COMMAND command"),
+            ("wait", json!([]), "WRONG_KIND params"),
+        ] {
+            assert_eq!(delay(command, params.clone()), [found], "{command} {params}");
+        }
+        // An answer that is given is not computed.
+        assert_eq!(check(json!({"connectorId": "delay", "command": "wait", "mock": {}})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_wait_waits_unless_its_answer_is_given_and_a_mock_sets_variables() {
+        let waits = |mock: Value| {
+            let config = json!({"connectorId": "delay", "command": "wait", "mock": mock});
+            Connector.waits(config.as_object().unwrap())
+        };
+        assert!(waits(Value::Null) && waits(json!(true)) && waits(json!(false)));
+        assert!(!waits(json!({})) && !waits(json!("x")));
+        let config = json!({"outputs": {"a": "x"}, "mock": {"success": true, "outputVariables": {"b": 1}}});
+        assert_eq!(Connector.outputs(config.as_object().unwrap()), ["a", "b"]);
+    }
+
+    #[test]
+    fn data_that_is_too_large_is_not_kept_but_what_was_taken_out_of_it_is() {
+        let answer = |bytes: usize| Answer {
+            data: json!({"id": 7, "rest": "x".repeat(bytes)}),
+            output_variables: json!({"id": "connector", "own": 1}).as_object().cloned().unwrap(),
+            duration: Duration::from_millis(5),
+        };
+        let config = json!({"outputs": {"id": "id"}}).as_object().cloned().unwrap();
+        for (bytes, kept) in [(10, true), (LARGEST_RESULT, false)] {
+            let Ending::Done { set, result: Some(result), .. } = done(&config, answer(bytes)) else {
+                panic!("not done")
+            };
+            assert_eq!(Value::Object(set), json!({"id": 7, "own": 1}));
+            assert_eq!((result["data"].is_object(), result.get("dataBytes").is_some()), (kept, !kept));
+            assert_eq!((&result["success"], &result["durationMs"]), (&json!(true), &json!(5)));
+        }
+        let config = json!({"outputs": {"id": "user.id"}}).as_object().cloned().unwrap();
+        let Ending::Failed { reason, passing: false, .. } = done(&config, answer(1)) else { panic!("not failed") };
+        assert!(reason.contains("nothing for `id`: `user.id` has no value"), "{reason}");
+    }
+}
