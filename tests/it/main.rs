@@ -53,7 +53,12 @@ mod reclaim;
 mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
+<<<<<<< HEAD
 mod runs;
+=======
+mod sandbox;
+mod sandbox_hostile;
+>>>>>>> d623a75 (Transforms run in the sandbox; tests of hostile scripts)
 mod schedulers;
 mod sentinel;
 mod store_connect;
