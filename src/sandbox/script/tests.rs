@@ -154,7 +154,7 @@ fn an_error_says_what_and_where() {
             "Error: m",
             None,
         ),
-        ("throw new Proxy({}, {get() { throw 1 }, ownKeys() { throw 2 }})", "the script threw [object]", None),
+        ("throw new Proxy({}, {get() { throw 1 }, ownKeys() { throw 2 }})", "the script threw [proxy]", None),
         ("(function f() { f() })()", "Maximum call stack size exceeded", None),
         ("return {out: eval('1 +')}", "SyntaxError", None),
     ] {
