@@ -37,6 +37,7 @@ fn serve() -> io::Result<()> {
     loop {
         wire::write(&mut to, &Message::Ready(peak_kib()))?;
         let Some(request) = wire::read::<Request>(&mut from)? else { return Ok(()) };
+        wire::write(&mut to, &Message::Begun)?;
         allow_cpu(request.limit_ms.div_ceil(1000) + 2)?;
         let (answer, engine) = script::run(&request);
         wire::write(&mut to, &Message::Answer(answer))?;

@@ -21,7 +21,7 @@ mod values;
 mod wire;
 
 pub use check::check;
-pub use pool::Sandbox;
+pub use pool::{OURSELVES, Sandbox};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

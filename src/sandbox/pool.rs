@@ -5,13 +5,13 @@
 
 use super::{
     Finished, Kind, Script, ScriptError,
-    process::{Process, time_for},
+    process::{PATIENCE, Process, time_for},
     wire::{self, Answer, Request},
 };
 use chrono::SecondsFormat;
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -22,13 +22,34 @@ use tokio::{
     time::{interval, timeout},
 };
 
+/// The running program, also where its file has been replaced meanwhile.
+pub const OURSELVES: &str = "/proc/self/exe";
+
 /// A child that nobody needed for so long is ended.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// How soon a child that waited has to begin. One that does not is replaced, which costs no more.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Where scripts run. Clones share the children; with the last one these end.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    orders: mpsc::UnboundedSender<Order>,
+    shared: Arc<Shared>,
+}
+
+impl Default for Sandbox {
+    /// One script at once, by the running program.
+    fn default() -> Sandbox {
+        Sandbox::new(OURSELVES.into(), 1)
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    executable: PathBuf,
+    most: usize,
+    /// The way to the thread, which is started with the first script.
+    orders: OnceLock<mpsc::UnboundedSender<Order>>,
 }
 
 /// A script that somebody waits for.
@@ -40,17 +61,10 @@ struct Order {
 }
 
 impl Sandbox {
-    /// For at most `most` scripts at once. `executable` is a program of ours: `/proc/self/exe` in one.
+    /// For at most `most` scripts at once. `executable` is a program of ours: [`OURSELVES`] in one.
     #[must_use]
     pub fn new(executable: PathBuf, most: usize) -> Sandbox {
-        let (orders, take) = mpsc::unbounded_channel();
-        let pool = Arc::new(Pool { executable, places: Arc::new(Semaphore::new(most.max(1))), idle: Mutex::default() });
-        let started = thread::Builder::new().name("sandbox".to_string()).spawn(move || keep(pool, take));
-        if let Err(error) = started {
-            // The other end is gone with the closure, so that every script says so.
-            tracing::error!("no thread for the processes of scripts: {error}");
-        }
-        Sandbox { orders }
+        Sandbox { shared: Arc::new(Shared { executable, most: most.max(1), orders: OnceLock::new() }) }
     }
 
     /// Runs a script. Dropping the future ends it.
@@ -71,7 +85,7 @@ impl Sandbox {
         super::script::fits(&request).map_err(|failure| ScriptError::new(failure.kind, failure.message))?;
         let (reply, answer) = oneshot::channel();
         let gone = || machine("the thread that looks after the processes of scripts has ended".to_string());
-        self.orders.send(Order { request, deadline: script.deadline, reply }).map_err(|_| gone())?;
+        self.shared.orders().send(Order { request, deadline: script.deadline, reply }).map_err(|_| gone())?;
         let Answer { result, logs, took_ms } = answer.await.map_err(|_| gone())??;
         match result {
             Ok(values) => Ok(Finished { values, logs, duration: Duration::from_millis(took_ms) }),
@@ -79,6 +93,25 @@ impl Sandbox {
                 Err(ScriptError { message: failure.message, position: failure.position, kind: failure.kind, logs })
             }
         }
+    }
+}
+
+impl Shared {
+    fn orders(&self) -> &mpsc::UnboundedSender<Order> {
+        self.orders.get_or_init(|| {
+            let (orders, take) = mpsc::unbounded_channel();
+            let pool = Arc::new(Pool {
+                executable: self.executable.clone(),
+                places: Arc::new(Semaphore::new(self.most)),
+                idle: Mutex::default(),
+            });
+            let started = thread::Builder::new().name("sandbox".to_string()).spawn(move || keep(pool, take));
+            if let Err(error) = started {
+                // The other end has gone with the closure, so that every script says so.
+                tracing::error!("no thread for the processes of scripts: {error}");
+            }
+            orders
+        })
     }
 }
 
@@ -162,7 +195,7 @@ impl Pool {
         }
         request.limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
         match self.hand_over(&request).await {
-            Ok(mut process) => (process.answer(limit).await, Some(Placed { process, place })),
+            Ok(mut process) => (process.answer(time_for(deadline).min(limit)).await, Some(Placed { process, place })),
             Err(error) => (Err(error), None),
         }
     }
@@ -172,13 +205,13 @@ impl Pool {
         let frame = wire::pack(request).map_err(|error| ScriptError::new(Kind::Refused, error.to_string()))?;
         // One may have died while it waited.
         while let Some(mut process) = self.take_idle() {
-            if process.lives() && process.send(&frame).await.is_ok() {
+            if process.lives() && process.send(&frame, SOON).await.is_ok() {
                 return Ok(process);
             }
         }
         let machine = |message| ScriptError::new(Kind::Machine, message);
         let mut process = Process::start(&self.executable).await.map_err(machine)?;
-        match process.send(&frame).await {
+        match process.send(&frame, PATIENCE).await {
             Ok(()) => Ok(process),
             Err(error) => Err(machine(format!("the process for scripts takes no script: {error}"))),
         }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// How long a child may take to be ready, on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long after its time a script may still answer by itself, before its process is killed.
 const GRACE: Duration = Duration::from_millis(500);
@@ -69,7 +69,9 @@ impl Process {
         match timeout(PATIENCE, process.read()).await {
             Ok(Ok(Message::Ready(_))) => Ok(process),
             Ok(Ok(Message::Unfit(why))) => Err(why),
-            Ok(Ok(Message::Answer(_))) => Err(cannot(io::Error::other("it answers before it was asked"))),
+            Ok(Ok(Message::Begun | Message::Answer(_))) => {
+                Err(cannot(io::Error::other("it answers before it was asked")))
+            }
             Ok(Err(error)) => Err(format!("{}; it {}", cannot(error), process.end().await)),
             Err(_) => Err(cannot(io::Error::from(io::ErrorKind::TimedOut))),
         }
@@ -80,14 +82,18 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Hands it a script. An error means that it had not begun.
-    pub async fn send(&mut self, frame: &[u8]) -> io::Result<()> {
+    /// Hands it a script, and waits until it begins. An error means that it has not.
+    pub async fn send(&mut self, frame: &[u8], patience: Duration) -> io::Result<()> {
         self.scripts += 1;
         let sent = async {
             self.to.write_all(frame).await?;
-            self.to.flush().await
+            self.to.flush().await?;
+            self.read().await
         };
-        timeout(PATIENCE, sent).await?
+        match timeout(patience, sent).await?? {
+            Message::Begun => Ok(()),
+            other => Err(io::Error::other(format!("it says {other:?}"))),
+        }
     }
 
     /// Waits until the script is over, or its time is.

@@ -171,6 +171,11 @@ fn explain<'js>(ctx: &Ctx<'js>, code: &str, error: &Error) -> Failure {
 /// What a script threw, or what QuickJS threw at it. Reading an error may run code of the script again (`message` and
 /// `stack` can be getters), for which the deadline goes on.
 fn thrown<'js>(ctx: &Ctx<'js>, code: &str, value: &JsValue<'js>) -> Failure {
+    // With no memory left even for an error, QuickJS throws null.
+    if value.is_null() {
+        let Failure { kind, message, .. } = out_of_memory();
+        return Failure::new(kind, format!("{message} (or it threw null, which looks the same)"));
+    }
     if !value.is_object() {
         return Failure::new(Kind::Thrown, bounded(&format!("the script threw {}", console::text(ctx, value))));
     }

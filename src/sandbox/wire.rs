@@ -28,6 +28,8 @@ pub struct Request {
 pub enum Message {
     /// It waits for a script. The most memory that it ever had, KiB.
     Ready(u64),
+    /// It has the script: what becomes of the process now is what becomes of the script.
+    Begun,
     /// What became of the script.
     Answer(Answer),
     /// It cannot run scripts.

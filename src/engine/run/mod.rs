@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     connectors::Connectors,
     events,
+    sandbox::{self, Sandbox},
     store::{Lease, Store, StoreError},
 };
 use plan::Plans;
@@ -35,13 +36,18 @@ use uuid::Uuid;
 pub struct Tools {
     /// Other systems.
     pub connectors: Connectors,
+    /// Where the JavaScript of transforms runs.
+    pub sandbox: Sandbox,
 }
 
 impl Tools {
     /// By the settings. Nothing is opened yet.
     #[must_use]
     pub fn new(config: &Config) -> Tools {
-        Tools { connectors: Connectors::new(&config.connectors) }
+        Tools {
+            connectors: Connectors::new(&config.connectors),
+            sandbox: Sandbox::new(sandbox::OURSELVES.into(), config.worker.concurrency),
+        }
     }
 }
 

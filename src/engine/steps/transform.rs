@@ -1,14 +1,21 @@
 //! `transform`: computes variables in JavaScript.
 
 use super::{StepType, words};
-use crate::engine::{definition::is_name, fields::Fields};
-use serde_json::{Map, Value};
+use crate::{
+    engine::{
+        definition::{Retry, is_name},
+        fields::Fields,
+        run::{Ending, Visit},
+    },
+    sandbox::{self, Kind, LONGEST_CODE, Level, Logs, Script},
+    store::StoreError,
+};
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 /// A piece of JavaScript.
 pub struct Transform;
-
-/// The longest code, bytes.
-const LONGEST: usize = 64 * 1024;
 
 impl StepType for Transform {
     fn name(&self) -> &'static str {
@@ -16,8 +23,12 @@ impl StepType for Transform {
     }
 
     fn check(&self, config: &Fields<'_>) {
-        if config.text("code").is_some_and(|code| code.len() > LONGEST) {
-            config.wrong("TOO_MANY", "code", format!("the code is longer than {LONGEST} bytes"));
+        if let Some(code) = config.text("code") {
+            if code.len() > LONGEST_CODE {
+                config.wrong("TOO_MANY", "code", format!("the code is longer than {LONGEST_CODE} bytes"));
+            } else if let Err(why) = sandbox::check(code) {
+                config.wrong("BAD_CODE", "code", why.to_string());
+            }
         }
         for (value, place) in config.full_list("outputs") {
             if !value.as_str().is_some_and(is_name) {
@@ -37,5 +48,73 @@ impl StepType for Transform {
 
     fn plain(&self) -> &'static [&'static str] {
         &["code", "outputs"]
+    }
+
+    /// The machine may have had no process for it.
+    fn retry(&self) -> Option<Retry> {
+        Some(Retry { attempts: 4, delay: Duration::from_secs(1), doubles: true })
+    }
+
+    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
+        Box::pin(async {
+            let config = &visit.step.config;
+            let Some(code) = config.get("code").and_then(Value::as_str) else {
+                return Ok(Ending::failed("`code` is missing"));
+            };
+            let outputs = self.outputs(config);
+            // The step's own timeout drops this future, which ends the script.
+            let script = Script { code, variables: visit.variables, outputs: &outputs, now: visit.now, deadline: None };
+            Ok(match visit.tools.sandbox.run(&script).await {
+                Ok(done) => {
+                    tell(&done.logs);
+                    let mut result = shown(&done.logs);
+                    result.insert("durationMs".to_string(), json!(done.duration.as_millis()));
+                    Ending::Done {
+                        outcome: "success".to_string(),
+                        set: done.values,
+                        result: Some(result.into()),
+                        effects: Vec::new(),
+                    }
+                }
+                Err(failure) => {
+                    tell(&failure.logs);
+                    let mut result = shown(&failure.logs);
+                    if let Some(position) = failure.position {
+                        result.insert("line".to_string(), json!(position.line));
+                        result.insert("column".to_string(), json!(position.column));
+                    }
+                    Ending::Failed {
+                        reason: failure.to_string(),
+                        outcome: "error",
+                        result: Some(result.into()),
+                        passing: failure.kind == Kind::Machine,
+                        effects: Vec::new(),
+                    }
+                }
+            })
+        })
+    }
+}
+
+/// A script's log as the step's result has it.
+fn shown(logs: &Logs) -> Map<String, Value> {
+    let mut result = Map::new();
+    if !logs.lines.is_empty() {
+        result.insert("logs".to_string(), json!(logs.lines));
+    }
+    if logs.dropped > 0 {
+        result.insert("logsDropped".to_string(), json!(logs.dropped));
+    }
+    result
+}
+
+/// A script's log in the journal. What it says may be about people, so it is no more than debugging, except for what its
+/// author calls a warning or an error.
+fn tell(logs: &Logs) {
+    for line in &logs.lines {
+        match line.level {
+            Level::Error | Level::Warn => tracing::warn!("the script says: {}", line.text),
+            Level::Info | Level::Debug | Level::Trace => tracing::debug!("the script says: {}", line.text),
+        }
     }
 }
