@@ -31,6 +31,17 @@ ALTER TABLE workflow_step
 -- Why the job failed for good, as far as its worker could say.
 ALTER TABLE job_outbox ADD COLUMN failure_reason text;
 
+-- A retry by hand brings the job back, and its reason is void.
+CREATE FUNCTION forget_failure() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    NEW.failure_reason := NULL;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER forget_failure BEFORE UPDATE OF ended ON job_outbox
+    FOR EACH ROW WHEN (NEW.ended IS NULL AND OLD.ended IS NOT NULL) EXECUTE FUNCTION forget_failure();
+
 -- Whether a run may still go on.
 CREATE FUNCTION is_live(p_run workflow_run) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT AS $$
@@ -108,8 +119,9 @@ BEGIN
     RETURN true;
 END $$;
 
--- A wake-up that failed for good fails its run, unless the run was not its business any more. One that somebody else took
--- off the queue (another consumer, who knows nothing of runs) comes again.
+-- A wake-up that failed for good fails its run, unless the run was not its business any more: another job works on it, and
+-- looks at what woke it before it waits. A run that one attempt of the job took is the business of all its attempts. One that
+-- somebody else took off the queue (another consumer, who knows nothing of runs) comes again.
 CREATE FUNCTION end_of_wake_up() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -119,7 +131,9 @@ BEGIN
     IF NEW.ended = 'failed' THEN
         PERFORM fail_run(r.id, coalesce(NEW.failure_reason, 'the job ' || NEW.job_id || ' failed'))
             FROM workflow_run r
-            WHERE r.id = v_run AND (r.wake_seq = v_seq AND r.wake_at IS NOT NULL OR r.lease_epoch = NEW.epoch);
+            WHERE r.id = v_run AND (r.wake_seq = v_seq AND r.wake_at IS NOT NULL AND r.lease_execution IS NULL
+                OR EXISTS (SELECT FROM job_execution j WHERE j.id = r.lease_execution AND j.epoch = r.lease_epoch
+                    AND j.queue = NEW.queue AND j.job_id = NEW.job_id));
     ELSIF NEW.epoch IS NULL THEN
         PERFORM wake_run(r.id) FROM workflow_run r
             WHERE r.id = v_run AND r.wake_seq = v_seq AND r.wake_at IS NOT NULL;

@@ -9,6 +9,7 @@
 use super::{
     Handler, JobContext, JobError, Runner,
     apart::{Apart, Ended, Patience},
+    ending::release_of,
 };
 use crate::{
     events,
@@ -16,7 +17,7 @@ use crate::{
         Failure, Outcome,
         lease::{Cancelled, Lease},
     },
-    store::{self, Release, StoreError},
+    store::{self, StoreError},
 };
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -238,20 +239,31 @@ impl<'a> Attempt<'a> {
 
     /// The outcome where nothing of the attempt is committed.
     fn ended_by(&self, cause: &Cause, given_up: bool) -> Outcome {
-        let unmoved = if given_up { " and did not react: its thread was given up" } else { "" };
+        let failure = self.failure(cause, given_up);
         match cause {
             Cause::TimedOut => {
-                let reason = format!("timed out after {} s{unmoved}", self.limit.as_secs());
-                tracing::warn!(message_id = events::JOB_TIMED_OUT, "{reason}");
-                Outcome::Failed(Failure::again(reason))
+                tracing::warn!(message_id = events::JOB_TIMED_OUT, "{}", failure.reason);
+                Outcome::Failed(failure)
             }
+            Cause::Requested(_) => {
+                tracing::warn!(message_id = events::JOB_CANCELLED, "{}", failure.reason);
+                Outcome::Failed(failure)
+            }
+            Cause::Interrupted => Outcome::Interrupted(failure.reason),
+            Cause::LeaseLost => Outcome::Lost(failure.reason),
+        }
+    }
+
+    /// Why the attempt came to nothing, and whether another one may help.
+    fn failure(&self, cause: &Cause, given_up: bool) -> Failure {
+        let unmoved = if given_up { " and did not react: its thread was given up" } else { "" };
+        match cause {
+            Cause::TimedOut => Failure::again(format!("timed out after {} s{unmoved}", self.limit.as_secs())),
             Cause::Requested(why) => {
-                let reason = format!("cancelled: {why}{}", if given_up { "; it did not react" } else { "" });
-                tracing::warn!(message_id = events::JOB_CANCELLED, "{reason}");
-                Outcome::Failed(Failure::for_good(reason))
+                Failure::for_good(format!("cancelled: {why}{}", if given_up { "; it did not react" } else { "" }))
             }
-            Cause::Interrupted => Outcome::Interrupted(format!("the worker stops{}", unmoved.replace(" and", ", it"))),
-            Cause::LeaseLost => Outcome::Lost("the lease was lost".into()),
+            Cause::Interrupted => Failure::again(format!("the worker stops{}", unmoved.replace(" and", ", it"))),
+            Cause::LeaseLost => Failure::again("the lease was lost"),
         }
     }
 
@@ -260,7 +272,7 @@ impl<'a> Attempt<'a> {
         if matches!(cause, Cause::Interrupted | Cause::LeaseLost) {
             return self.ended_by(cause, given_up);
         }
-        match tokio::time::timeout(SETTLE, self.make_certain()).await {
+        match tokio::time::timeout(SETTLE, self.make_certain(&self.failure(cause, given_up))).await {
             Ok(Fate::Failed) => self.ended_by(cause, given_up),
             Ok(Fate::Committed(value)) => self.committed(value),
             Ok(Fate::Lost) => Outcome::Lost(OUTRANKED.into()),
@@ -272,10 +284,10 @@ impl<'a> Attempt<'a> {
         Outcome::Completed { value, epoch: Some(self.context.lease.epoch.0) }
     }
 
-    async fn make_certain(&self) -> Fate {
+    async fn make_certain(&self, failure: &Failure) -> Fate {
         let mut pause = PAUSES.0;
         loop {
-            match self.fate().await {
+            match self.fate(failure).await {
                 Ok(fate) => return fate,
                 Err(error) if error.is_unavailable() => self.runner.circuit.trip(&error.to_string()),
                 Err(error) => tracing::warn!("the ledger does not say what became of the attempt: {error}"),
@@ -286,9 +298,10 @@ impl<'a> Attempt<'a> {
     }
 
     /// What became of the attempt. Where it is neither committed nor lost it is ended in the ledger, so that nothing can be
-    /// committed any more.
-    async fn fate(&self) -> Result<Fate, StoreError> {
+    /// committed any more; its wake-up has failed only where no other attempt follows.
+    async fn fate(&self, failure: &Failure) -> Result<Fate, StoreError> {
         let (store, lease) = (&self.runner.store, &self.context.lease);
+        let how = release_of(&self.context.execution.job, failure);
         let mut released = false;
         loop {
             match store.outcome(lease).await? {
@@ -297,7 +310,7 @@ impl<'a> Attempt<'a> {
                 // Released now, or before by a call whose answer was lost.
                 store::Outcome::NotCommitted if released => return Ok(Fate::Failed),
                 store::Outcome::NotCommitted => {
-                    if store.release(lease, Release::Failed).await? {
+                    if store.release_because(lease, how, Some(&failure.reason)).await? {
                         return Ok(Fate::Failed);
                     }
                     released = true;

@@ -5,7 +5,7 @@
 
 use super::{JobContext, JobError, Runner};
 use crate::{
-    queue::{Job, Outcome},
+    queue::{Failure, Job, Outcome},
     store::{self, Identity, Release},
 };
 use serde_json::Value;
@@ -28,6 +28,11 @@ impl JobContext {
     }
 }
 
+/// What a failure means for the lease: whether another attempt follows.
+pub(super) fn release_of(job: &Job, failure: &Failure) -> Release {
+    if failure.retry && !job.is_last_attempt() { Release::Retried } else { Release::Failed }
+}
+
 impl Runner {
     /// Notes in the ledger how a lease ended that has no committed result. The recovery of stuck runs tells a hand-back
     /// from a death by it; where it cannot be noted, the run counts as held for as long as this worker is heard of.
@@ -35,20 +40,20 @@ impl Runner {
     /// A wake-up that failed for good ends with it. Where that cannot be noted, the comparison of outbox and queue finds
     /// the failed job.
     pub(super) async fn note(&self, job: &Job, lease: &store::Lease, outcome: &Outcome) {
-        let how = match outcome {
+        let (how, why) = match outcome {
             Outcome::Completed { .. } => return,
-            Outcome::Failed(failure) if failure.retry && !job.is_last_attempt() => Release::Retried,
-            Outcome::Failed(_) => Release::Failed,
-            Outcome::Interrupted(_) => Release::HandedBack,
-            Outcome::Lost(_) => Release::Lost,
+            Outcome::Failed(failure) => (release_of(job, failure), Some(failure.reason.as_str())),
+            Outcome::Interrupted(_) => (Release::HandedBack, None),
+            Outcome::Lost(_) => (Release::Lost, None),
         };
         let owed = how == Release::Failed && (lease.outbox.is_some() || job.due_ms().is_some());
-        self.tell_ledger(if owed { TRIES } else { 1 }, "how the lease ended", || self.store.release(lease, how)).await;
+        let release = || self.store.release_because(lease, how, why);
+        self.tell_ledger(if owed { TRIES } else { 1 }, "how the lease ended", release).await;
     }
 
     /// Notes that a job has failed for good without being run, which ends its wake-up if it is one.
-    pub(super) async fn note_not_run(&self, job: &Identity) {
-        self.tell_ledger(TRIES, "that the job has failed", || self.store.outbox_job_failed(job)).await;
+    pub(super) async fn note_not_run(&self, job: &Identity, why: &str) {
+        self.tell_ledger(TRIES, "that the job has failed", || self.store.outbox_job_failed(job, why)).await;
     }
 
     async fn tell_ledger<F>(&self, tries: usize, what: &str, tell: impl Fn() -> F)

@@ -7,7 +7,7 @@ use crate::{
     queue::{self, Added, Queue, add::NewJob, connection::Backoff},
     store::{
         Notice, Notices, Store,
-        outbox::{OutboxBatch, Unsent},
+        outbox::{Failed, OutboxBatch, Unsent},
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -89,12 +89,13 @@ impl Sender {
             match added {
                 Added::InQueue => sent.push(row.id),
                 Added::Ended => {
-                    tell_refused(row, "an ended job of this id is still kept in the queue; each wake-up needs its own");
-                    refused.push(row.id);
+                    refused.push(refuse(
+                        row,
+                        "an ended job of this id is still kept in the queue; each wake-up needs its own",
+                    ));
                 }
                 Added::Refused(error) if accepts || is_about_the_row(&error) => {
-                    tell_refused(row, &error.to_string());
-                    refused.push(row.id);
+                    refused.push(refuse(row, &error.to_string()));
                 }
                 Added::Refused(error) => unsure = Some(error),
             }
@@ -115,13 +116,15 @@ fn is_about_the_row(error: &queue::Error) -> bool {
     }
 }
 
-fn tell_refused(row: &Unsent, why: &str) {
+fn refuse(row: &Unsent, why: &str) -> Failed {
+    let reason = format!("a wake-up of the outbox cannot be sent and counts as failed: {why}");
     tracing::error!(
         message_id = events::WAKE_UP_REFUSED,
         floh_job_id = %row.job_id,
         floh_job_name = %row.name,
-        "a wake-up of the outbox cannot be sent and counts as failed: {why}"
+        "{reason}"
     );
+    Failed { id: row.id, reason }
 }
 
 /// It removes itself when it is completed: the row knows that it was.

@@ -4,8 +4,11 @@
 use super::Trouble;
 use crate::{
     events,
-    queue::{Queue, Standing, connection::COMMAND_DEADLINE},
-    store::{Store, outbox::Ended},
+    queue::{Queue, Standing, connection::COMMAND_DEADLINE, state::End},
+    store::{
+        Store,
+        outbox::{Failed, Pending},
+    },
 };
 use std::{sync::Arc, time::Duration};
 
@@ -74,13 +77,14 @@ impl Reconciler {
             if !lost.is_empty() {
                 restored += self.store.outbox_lost(&lost).await?;
             }
-            for (how, found) in [(Ended::Failed, Standing::Failed), (Ended::Completed, Standing::Completed)] {
-                let ended = those(found);
-                if !ended.is_empty() {
-                    let count = self.store.outbox_ended(&ended, how).await?;
-                    tracing::debug!("{count} wake-ups had ended without us: {how:?}");
-                }
+            let completed = those(Standing::Completed);
+            if !completed.is_empty() {
+                let count = self.store.outbox_completed(&completed).await?;
+                tracing::debug!("{count} wake-ups had completed without us");
             }
+            let failed =
+                page.iter().zip(&standing).filter(|(_, found)| **found == Standing::Failed).map(|(row, _)| row);
+            self.note_failures(failed).await?;
             if page.len() < PAGE {
                 break;
             }
@@ -95,5 +99,21 @@ impl Reconciler {
             );
         }
         Ok(Some(restored))
+    }
+
+    /// Wake-ups whose jobs have failed, each with the reason that the queue keeps.
+    async fn note_failures(&self, rows: impl Iterator<Item = &Pending>) -> Result<(), Trouble> {
+        let mut failed = Vec::new();
+        for row in rows {
+            // One that was retried by hand meanwhile has not ended.
+            if let Some(End::Failed(reason)) = self.queue.end(&row.job_id).await? {
+                failed.push(Failed { id: row.id, reason });
+            }
+        }
+        if !failed.is_empty() {
+            let count = self.store.outbox_failed(&failed).await?;
+            tracing::debug!("{count} wake-ups had failed without us");
+        }
+        Ok(())
     }
 }

@@ -130,8 +130,8 @@ impl Runner {
         gate: impl Future<Output = Result<G, Outcome>>,
     ) -> Result<G, Outcome> {
         let turn = gate.await;
-        if let Err(Outcome::Failed(_)) = turn {
-            self.note_not_run(&identity(execution)).await;
+        if let Err(Outcome::Failed(failure)) = &turn {
+            self.note_not_run(&identity(execution), &failure.reason).await;
         }
         turn
     }
@@ -216,7 +216,7 @@ impl Runner {
             job.job_id
         );
         tracing::error!(message_id = events::JOB_QUARANTINED, "{reason}");
-        self.note_not_run(job).await;
+        self.note_not_run(job, &reason).await;
         Outcome::Failed(Failure::for_good(reason))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A take is one round trip to the function `take_job` (its latest form is in `migrations/V9__attempts.sql`, which holds the decision).
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, outbox::sentence};
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 use uuid::Uuid;
@@ -169,17 +169,23 @@ impl Store {
     /// Notes how a lease ended; false if it was no longer ours, or its result is committed. It tells an interruption from a
     /// death, for people, for the recovery of stuck runs and for ticks that the queue lost; no commit depends on it.
     pub async fn release(&self, lease: &Lease, how: Release) -> Result<bool, StoreError> {
+        self.release_because(lease, how, None).await
+    }
+
+    /// The same with a reason, which a wake-up that failed for good hands on to what it was to wake.
+    pub async fn release_because(&self, lease: &Lease, how: Release, reason: Option<&str>) -> Result<bool, StoreError> {
         let client = self.client().await?;
+        let reason = reason.map(sentence);
         // Locked in the order of the fences: the ledger's row first.
         let sql = "WITH released AS (
                 UPDATE job_execution SET state = $3, updated_at = now()
                 WHERE id = $1 AND epoch = $2 AND state = 'taken' RETURNING outbox_id
             ), failed AS (
-                UPDATE job_outbox o SET ended = 'failed', ended_at = now() FROM released
+                UPDATE job_outbox o SET ended = 'failed', ended_at = now(), failure_reason = $4 FROM released
                 WHERE $3 = 'failed' AND o.id = released.outbox_id AND o.epoch = $2 AND o.ended_at IS NULL
             )
             SELECT EXISTS (SELECT FROM released)";
-        Ok(client.query_one(sql, &[&lease.row, &lease.epoch.0, &how.state()]).await?.try_get(0)?)
+        Ok(client.query_one(sql, &[&lease.row, &lease.epoch.0, &how.state(), &reason]).await?.try_get(0)?)
     }
 
     /// Removes ledger rows that nothing has happened to for longer than `older_than`, in batches; returns how many.

@@ -83,11 +83,10 @@ pub struct OutboxBatch {
 
 impl OutboxBatch {
     /// Notes that the rows `sent` are in the queue, and that those of `refused` will never be.
-    pub async fn close(mut self, sent: &[i64], refused: &[i64]) -> Result<(), StoreError> {
+    pub async fn close(mut self, sent: &[i64], refused: &[Failed]) -> Result<(), StoreError> {
         self.client.execute("UPDATE job_outbox SET sent_at = now() WHERE id = ANY ($1)", &[&sent]).await?;
         if !refused.is_empty() {
-            let sql = "UPDATE job_outbox SET ended = 'failed', ended_at = now() WHERE id = ANY ($1)";
-            self.client.execute(sql, &[&refused]).await?;
+            fail(&self.client, refused).await?;
         }
         self.client.batch_execute("COMMIT").await?;
         self.open = false;
@@ -111,22 +110,13 @@ impl Drop for OutboxBatch {
     }
 }
 
-/// How a wake-up ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// It was done.
-    Completed,
-    /// It failed for good: nothing brings it back but a retry by hand.
-    Failed,
-}
-
-impl Ended {
-    fn word(self) -> &'static str {
-        match self {
-            Ended::Completed => "completed",
-            Ended::Failed => "failed",
-        }
-    }
+/// A row whose job failed for good: nothing brings it back but a retry by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The row.
+    pub id: i64,
+    /// Why, as far as somebody knows.
+    pub reason: String,
 }
 
 /// A row that was sent and whose job has not ended.
@@ -158,6 +148,20 @@ pub async fn enqueue(client: &Client, wake_ups: &[WakeUp]) -> Result<u64, StoreE
     let attempts = column(wake_ups, |row| row.attempts);
     let ticks = column(wake_ups, |row| row.tick_at);
     client.execute(sql, &[&queues, &job_ids, &names, &data, &due, &priorities, &attempts, &ticks]).await
+}
+
+async fn fail(client: &Client, rows: &[Failed]) -> Result<u64, StoreError> {
+    let sql = "UPDATE job_outbox o SET ended = 'failed', ended_at = now(), failure_reason = new.reason
+        FROM unnest($1::bigint[], $2::text[]) AS new (id, reason) WHERE o.id = new.id AND o.ended_at IS NULL";
+    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    let reasons: Vec<String> = rows.iter().map(|row| sentence(&row.reason)).collect();
+    client.execute(sql, &[&ids, &reasons]).await
+}
+
+/// A reason as PostgreSQL can store it, and not endless: a panic's can be anything.
+pub(super) fn sentence(reason: &str) -> String {
+    const LONGEST: usize = 2000;
+    reason.chars().take(LONGEST).map(|one| if one == '\0' { '\u{fffd}' } else { one }).collect()
 }
 
 impl Store {
@@ -225,20 +229,26 @@ impl Store {
         Ok(lost)
     }
 
-    /// The jobs of these rows have ended, and no worker of ours had them then: they failed before they could be taken, or
-    /// another consumer ran them.
-    pub async fn outbox_ended(&self, ids: &[i64], how: Ended) -> Result<u64, StoreError> {
+    /// The jobs of these rows have completed, and no worker of ours had them then: another consumer ran them.
+    pub async fn outbox_completed(&self, ids: &[i64]) -> Result<u64, StoreError> {
         let client = self.client().await?;
-        let sql = "UPDATE job_outbox SET ended = $2, ended_at = now() WHERE id = ANY ($1) AND ended_at IS NULL";
-        client.execute(sql, &[&ids, &how.word()]).await
+        let sql =
+            "UPDATE job_outbox SET ended = 'completed', ended_at = now() WHERE id = ANY ($1) AND ended_at IS NULL";
+        client.execute(sql, &[&ids]).await
+    }
+
+    /// The jobs of these rows have failed for good, and no worker of ours had them then: they failed before they could be
+    /// taken, or another consumer ran them.
+    pub async fn outbox_failed(&self, rows: &[Failed]) -> Result<u64, StoreError> {
+        fail(&self.client().await?, rows).await
     }
 
     /// A job failed for good without a lease (it is in quarantine): so has its row, if it has one.
-    pub async fn outbox_job_failed(&self, job: &Identity) -> Result<bool, StoreError> {
+    pub async fn outbox_job_failed(&self, job: &Identity, reason: &str) -> Result<bool, StoreError> {
         let client = self.client().await?;
-        let sql = "UPDATE job_outbox SET ended = 'failed', ended_at = now()
+        let sql = "UPDATE job_outbox SET ended = 'failed', ended_at = now(), failure_reason = $3
             WHERE queue = $1 AND job_id = $2 AND ended_at IS NULL";
-        Ok(client.execute(sql, &[&job.queue, &job.job_id]).await? == 1)
+        Ok(client.execute(sql, &[&job.queue, &job.job_id, &sentence(reason)]).await? == 1)
     }
 
     /// Removes rows whose jobs ended longer ago than `older_than`, in batches; returns how many.

@@ -3,7 +3,7 @@
 use crate::{store_ledger::migrated, support::PostgresServer};
 use floh_worker::store::{
     Store,
-    definition::Reference,
+    definition::{DefinitionStatus, Imported, Published, Reference, StoredDefinition},
     run::{NewRun, Refusal, Started, start_run},
 };
 use serde_json::{Value, json};
@@ -29,6 +29,20 @@ impl Bench {
     async fn version(&self, name: &str, version: i32, status: &str) {
         let sql = "INSERT INTO workflow_definition (name, version, status, definition) VALUES ($1, $2, $3, '{}')";
         self.api.execute(sql, &[&name, &version, &status]).await.unwrap();
+    }
+
+    /// The versions of a name and their states, newest first.
+    async fn states(&self, name: &str) -> Vec<(i32, &'static str)> {
+        let listed = self.store.list_definitions(Some(name), 100).await.unwrap();
+        listed.iter().map(|one| (one.version, one.status.word())).collect()
+    }
+
+    async fn read(&self, reference: &str) -> StoredDefinition {
+        self.store.definitions(&named(reference)).await.unwrap().remove(0)
+    }
+
+    async fn import(&self, document: &Value) -> Imported {
+        self.store.import_definition("Onboarding", Some("joiners"), document).await.unwrap()
     }
 
     async fn start(&self, reference: &str) -> Started {
@@ -98,4 +112,88 @@ async fn what_is_not_published_is_not_run() {
     let sentence = bench.refusal("Nothing@3").await.to_string();
     assert_eq!(sentence, "there is no workflow definition `Nothing@3`");
     assert_eq!(bench.runs().await, (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_published_version_neither_changes_nor_goes() {
+    let bench = Bench::new().await;
+    bench.version("Onboarding", 1, "active").await;
+    bench.version("Onboarding", 2, "draft").await;
+    let of_version = |version: i32, what: &str| format!("{what} WHERE version = {version}");
+    for (change, why) in [
+        ("UPDATE workflow_definition SET definition = '{\"a\": 1}'", "does not change; make a new version"),
+        ("UPDATE workflow_definition SET name = 'Other'", "does not change"),
+        ("UPDATE workflow_definition SET version = 7", "does not change"),
+        ("UPDATE workflow_definition SET category = 'x'", "does not change"),
+        ("UPDATE workflow_definition SET status = 'draft'", "cannot become a draft again"),
+        ("DELETE FROM workflow_definition", "was published and stays"),
+    ] {
+        let error = bench.api.batch_execute(&of_version(1, change)).await.expect_err(change);
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "23001", "{change}");
+        assert!(error.message().starts_with("version 1 of the workflow definition Onboarding "), "{error:?}");
+        assert!(error.message().contains(why), "{change}: {error:?}");
+    }
+    let skip = of_version(2, "UPDATE workflow_definition SET status = 'deprecated'");
+    assert!(bench.api.batch_execute(&skip).await.is_err(), "a draft is published before it is deprecated");
+    bench.api.batch_execute(&of_version(2, "UPDATE workflow_definition SET definition = '{\"b\": 1}'")).await.unwrap();
+    bench.api.batch_execute(&of_version(2, "DELETE FROM workflow_definition")).await.unwrap();
+    bench.api.batch_execute(&of_version(1, "UPDATE workflow_definition SET status = 'deprecated'")).await.unwrap();
+    assert_eq!(bench.states("Onboarding").await, [(1, "deprecated")]);
+}
+
+#[tokio::test]
+async fn one_version_of_a_name_is_active_whoever_publishes_it() {
+    let bench = Bench::new().await;
+    bench.version("Onboarding", 1, "active").await;
+    bench.version("Other", 1, "active").await;
+    // As an API server may do it: the row is inserted as active.
+    bench.version("Onboarding", 2, "active").await;
+    assert_eq!(bench.states("Onboarding").await, [(2, "active"), (1, "deprecated")]);
+    assert_eq!(bench.states("Other").await, [(1, "active")]);
+    let row = bench.api.query_one("SELECT count(published_at) FROM workflow_definition", &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 3);
+    // A release that did not do well is taken back.
+    let first = bench.read("Onboarding@1").await;
+    assert_eq!(bench.store.publish_definition(&first).await.unwrap(), Published::Now { instead: Some(2) });
+    assert_eq!(bench.states("Onboarding").await, [(2, "deprecated"), (1, "active")]);
+    assert_eq!(bench.store.publish_definition(&first).await.unwrap(), Published::Before);
+    // Many at once: one of them is the last.
+    for version in 3..11 {
+        bench.version("Onboarding", version, "draft").await;
+    }
+    let versions = bench.store.definitions(&named("Onboarding")).await.unwrap();
+    let publish = versions.iter().filter(|one| one.is_draft()).map(|one| bench.store.publish_definition(one));
+    for published in futures_util::future::join_all(publish).await {
+        assert!(matches!(published.unwrap(), Published::Now { .. }));
+    }
+    let states = bench.states("Onboarding").await;
+    assert_eq!(states.iter().filter(|(_, state)| *state == "active").count(), 1, "{states:?}");
+    assert_eq!(states.iter().filter(|(_, state)| *state == "deprecated").count(), 9, "{states:?}");
+}
+
+#[tokio::test]
+async fn an_import_is_the_newest_draft() {
+    let bench = Bench::new().await;
+    let (one, two, three) = (json!({"name": "a"}), json!({"name": "b"}), json!({"name": "c"}));
+    assert_eq!(bench.import(&one).await, Imported::New { version: 1 });
+    let read = bench.read("Onboarding").await;
+    assert_eq!((read.version, read.status, &read.document), (1, DefinitionStatus::Draft, &one));
+    assert_eq!(bench.import(&one).await, Imported::Same { version: 1, status: DefinitionStatus::Draft });
+    assert_eq!(bench.import(&two).await, Imported::Updated { version: 1 });
+    // What was looked at before is not what would be published.
+    assert_eq!(bench.store.publish_definition(&read).await.unwrap(), Published::Changed);
+    let read = bench.read("Onboarding@1").await;
+    assert_eq!(bench.store.publish_definition(&read).await.unwrap(), Published::Now { instead: None });
+    assert_eq!(bench.import(&two).await, Imported::Same { version: 1, status: DefinitionStatus::Active });
+    assert_eq!(bench.import(&three).await, Imported::New { version: 2 });
+    assert_eq!(bench.states("Onboarding").await, [(2, "draft"), (1, "active")]);
+    let listed = bench.store.list_definitions(None, 1).await.unwrap();
+    assert_eq!((listed.len(), listed[0].category.as_deref()), (1, Some("joiners")));
+    // Many at once make one version each, or change the same draft.
+    bench.version("Onboarding", 3, "active").await;
+    let documents: Vec<Value> = (0..8).map(|number| json!({ "name": number })).collect();
+    let imports = futures_util::future::join_all(documents.iter().map(|document| bench.import(document))).await;
+    assert_eq!(imports.iter().filter(|one| **one == Imported::New { version: 4 }).count(), 1, "{imports:?}");
+    assert_eq!(bench.states("Onboarding").await.len(), 4);
 }

@@ -112,7 +112,7 @@ impl Plans {
             return Ok(Some(plan));
         }
         let Some(stored) = store.definition(id).await? else { return Ok(None) };
-        let changeable = stored.is_draft;
+        let changeable = stored.is_draft();
         let plan = Arc::new(Plan::of(stored));
         if !changeable {
             let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -246,7 +246,7 @@ async fn a_row_ends_with_its_job_s_failure_for_good_and_not_with_one_that_is_tri
     assert_eq!(bench.count("job_outbox WHERE ended_at IS NULL").await, 2);
     bench.store.begin(&by_hand).await.unwrap().commit_result(&json!(1)).await.unwrap();
     assert_eq!(bench.count("job_outbox WHERE ended = 'completed' AND job_id = 'a'").await, 1);
-    assert!(bench.store.outbox_job_failed(&job("b")).await.unwrap());
+    assert!(bench.store.outbox_job_failed(&job("b"), "it is in quarantine").await.unwrap());
     assert_eq!(bench.count("job_outbox WHERE ended = 'failed' AND job_id = 'b'").await, 1);
 }
 
