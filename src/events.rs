@@ -104,6 +104,14 @@ events! {
     RUN_FAILED = "e31a599d41b942b89f00e458163cbde9";
     /// A run was cancelled.
     RUN_CANCELLED = "f407a94827bc4a30bfe9bb5b04c8fd9c";
+    /// An approver was told that something is to be decided.
+    APPROVER_ASKED = "912428d1c77d49d2838766c065d37085";
+    /// An approver who has not decided was reminded.
+    APPROVER_REMINDED = "99d38d1c64794ff6ac93c3868278bc7f";
+    /// Somebody else is asked to decide.
+    APPROVAL_REASSIGNED = "90cfacb6d1cc4dd28eba3841cd4f61a4";
+    /// Somebody else should have been asked, and could not be.
+    APPROVAL_NOT_REASSIGNED = "90b0624658294cf3a265cc4da83d8b9f";
     /// Ticks of a periodic job that were missed are run now.
     TICKS_MADE_UP = "d4c8a57f13e64920b6e9017ad5f2c38b";
     /// One option of a job could not be read and is ignored.

@@ -11,8 +11,11 @@ mod batch;
 pub mod catch_up;
 mod circuit;
 mod ending;
+pub mod escalation_reassignment;
+pub mod escalation_reminder;
 pub mod holds;
 mod memory;
+pub mod notify;
 mod outbox;
 mod reconcile;
 mod registry;
@@ -28,6 +31,8 @@ pub use apart::{MOST_LOST, Threads};
 pub use audit_checkpoint::AuditCheckpoint;
 pub use batch::Batches;
 pub use catch_up::CatchUp;
+pub use escalation_reassignment::EscalationReassignment;
+pub use escalation_reminder::EscalationReminder;
 pub use memory::Memory;
 pub use outbox::Sender;
 pub use reconcile::Reconciler;
@@ -62,6 +67,9 @@ pub fn registry(config: &Config) -> Registry {
     registry.add(AuditCheckpoint::new(signing_key(config)));
     let engine = Arc::new(Engine::new(Tools::new(config)));
     registry.add(ResumeRun::new(&engine));
+    let notifier: Arc<dyn notify::Notifier> = Arc::new(notify::Silence);
+    registry.add(EscalationReminder::new(&notifier));
+    registry.add(EscalationReassignment);
     #[cfg(feature = "test-jobs")]
     for job in test_jobs::all() {
         registry.add(job);

@@ -1,5 +1,6 @@
 //! PostgreSQL, the truth: pool, migrations, ledger and fence, one file per aggregate. Knows no queue.
 
+pub mod approval;
 pub mod audit;
 mod cancel;
 mod client;

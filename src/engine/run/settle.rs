@@ -159,7 +159,11 @@ fn failed(state: &State, at: &TakenStep, failure: Failed, effects: Vec<Box<dyn E
         let edge = plan::edge(step, failure.outcome).or_else(|| plan::edge(step, "error"));
         edge.or_else(|| match state.plan.on_error(step) {
             OnError::Stop => None,
-            OnError::Continue => step.kind.outcomes(&step.config).iter().find_map(|outcome| plan::edge(step, outcome)),
+            // Never by the way of somebody's consent, which nobody has given.
+            OnError::Continue => {
+                let outcomes = step.kind.outcomes(&step.config);
+                outcomes.iter().filter(|outcome| *outcome != "approved").find_map(|outcome| plan::edge(step, outcome))
+            }
         })
     });
     let status = if next.is_some() { RunStatus::Running } else { RunStatus::Failed };
