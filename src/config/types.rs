@@ -207,6 +207,8 @@ pub enum HostRule {
         /// This port alone.
         port: Option<u16>,
     },
+}
+
 /// How mail is sent (`SMTP_*`).
 #[derive(Debug, Clone)]
 pub struct MailConfig {

@@ -23,6 +23,12 @@ impl MessageId {
         MessageId(format!("{run}.{step}.{visit}.{recipient}"))
     }
 
+    /// Of another message, made of parts that together are the same whenever it is sent, and of no other message.
+    #[must_use]
+    pub fn of(parts: &[&str]) -> MessageId {
+        MessageId(parts.join("."))
+    }
+
     /// As the header says it. The domain is the sender's, because it is known to the servers on the way.
     #[must_use]
     pub fn header(&self, from: &Address) -> String {

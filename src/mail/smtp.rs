@@ -37,6 +37,8 @@ pub struct SendError {
     pub reason: String,
     /// Whether another try may go better.
     pub passing: bool,
+    /// Whether the server was asked about this message; if not, it is the same for every other one.
+    pub reached: bool,
 }
 
 /// Sends mail, if the configuration says how.
@@ -90,7 +92,7 @@ impl Mailer {
     }
 
     fn ready(&self) -> Result<&Ready, SendError> {
-        self.0.as_ref().map_err(|why| SendError { reason: why.clone(), passing: false })
+        self.0.as_ref().map_err(|why| SendError { reason: why.clone(), passing: false, reached: false })
     }
 
     /// Sends a message. When it returns without an error, the server has taken it over. May be dropped at any time; then, as
@@ -100,7 +102,7 @@ impl Mailer {
     /// Why not, and whether that may pass.
     pub async fn send(&self, message: &Message) -> Result<(), SendError> {
         let ready = self.ready()?;
-        let bytes = message.bytes(&ready.from).map_err(|reason| SendError { reason, passing: false })?;
+        let bytes = message.bytes(&ready.from).map_err(|reason| SendError { reason, passing: false, reached: true })?;
         let mut attempt = Attempt { ready, end: Instant::now() + SEND_TIMEOUT };
         let mut connection = attempt.connect().await?;
         let sent = attempt.send(&mut connection, &message.to.email, &bytes).await;
@@ -157,16 +159,16 @@ impl Attempt<'_> {
     async fn stage<T>(&self, stage: Stage, doing: impl Future<Output = Result<T, Error>>) -> Result<T, SendError> {
         let SmtpServer { host, port, .. } = &self.ready.server;
         let place = format!("the mail server {host}:{port}");
+        let reached = matches!(stage, Stage::Sender | Stage::Recipient | Stage::Content);
         match tokio::time::timeout_at(self.end, doing).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
-                let about_the_message = matches!(stage, Stage::Sender | Stage::Recipient | Stage::Content);
-                let passing = !(about_the_message && error.is_permanent());
-                Err(SendError { reason: format!("{place} {}", sentence(stage, &error)), passing })
+                let passing = !(reached && error.is_permanent());
+                Err(SendError { reason: format!("{place} {}", sentence(stage, &error)), passing, reached })
             }
             Err(_) => {
                 let reason = format!("{place} did not answer within {} s", SEND_TIMEOUT.as_secs());
-                Err(SendError { reason, passing: true })
+                Err(SendError { reason, passing: true, reached })
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     connectors::Connectors,
     events,
+    mail::Mailer,
     store::{Lease, Store, StoreError},
 };
 use plan::Plans;
@@ -35,13 +36,15 @@ use uuid::Uuid;
 pub struct Tools {
     /// Other systems.
     pub connectors: Connectors,
+    /// The mail server.
+    pub mailer: Mailer,
 }
 
 impl Tools {
     /// By the settings. Nothing is opened yet.
     #[must_use]
     pub fn new(config: &Config) -> Tools {
-        Tools { connectors: Connectors::new(&config.connectors) }
+        Tools { connectors: Connectors::new(&config.connectors), mailer: Mailer::new(&config.mail) }
     }
 }
 
