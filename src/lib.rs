@@ -10,6 +10,7 @@
 //! * [`engine`]: workflow definitions, read and checked, and the runs that execute them;
 //! * [`connectors`]: calls of other systems, and who may be called;
 //! * [`values`]: paths and templates, which both read;
+//! * [`mail`]: messages out of templates, and their way to an SMTP server;
 //! * [`audit`]: checkpoints over the audit log's hash chain, and its verification;
 //! * [`store`]: PostgreSQL: pool, migrations, ledger and fence, one file per aggregate; knows no queue;
 //! * [`cli`]: `flohctl`, one file per command.
@@ -29,6 +30,7 @@ pub mod events;
 #[cfg(feature = "test-jobs")]
 pub mod fail_points;
 pub mod jobs;
+pub mod mail;
 pub mod queue;
 pub mod sandbox;
 pub mod service;

@@ -10,6 +10,7 @@
 mod connectors;
 mod database;
 pub mod envfile;
+mod mail;
 mod near;
 mod reader;
 mod redis;
@@ -30,7 +31,7 @@ pub use source::{ProcessEnvironment, Source, Variables};
 pub use table::{VARIABLES, Variable};
 pub use types::{
     AuditConfig, CheckpointKey, Config, ConnectorsConfig, DatabaseConfig, DatabaseHost, HostRule, JobTimeouts,
-    LogLevel, QueueConfig, RedisConfig, RedisEndpoint, SslMode, WorkerConfig,
+    LogLevel, MailConfig, QueueConfig, RedisConfig, RedisEndpoint, SmtpServer, SmtpTls, SslMode, WorkerConfig,
 };
 pub use worker::{CLOSE_TIME, HAND_BACK_TIME, LONGEST_SHUTDOWN_TIMEOUT, UNIT_STOP_TIMEOUT};
 
@@ -51,6 +52,7 @@ impl Config {
             worker: worker::worker(&mut reader),
             audit: worker::audit(&mut reader),
             connectors: connectors::read(&mut reader),
+            mail: mail::read(&mut reader),
             log_level: worker::log_level(&mut reader),
         };
         reader.finish(config)

@@ -23,6 +23,17 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("REDIS_SENTINEL_MASTER_NAME", "REDIS_SENTINEL_MASTER"),
     ("REDIS_MASTER_NAME", "REDIS_SENTINEL_MASTER"),
     ("STUCK_RUN_TIMEOUT", "STUCK_RUN_TIMEOUT_MINUTES"),
+    ("SMTP_SERVER", "SMTP_HOST"),
+    ("SMTP_HOSTNAME", "SMTP_HOST"),
+    ("SMTP_SECURE", "SMTP_TLS"),
+    ("SMTP_SSL", "SMTP_TLS"),
+    ("SMTP_STARTTLS", "SMTP_TLS"),
+    ("SMTP_ENCRYPTION", "SMTP_TLS"),
+    ("SMTP_CA", "SMTP_TLS_CA"),
+    ("SMTP_USERNAME", "SMTP_USER"),
+    ("SMTP_PASS", "SMTP_PASSWORD"),
+    ("SMTP_SENDER", "SMTP_FROM"),
+    ("SMTP_FROM_ADDRESS", "SMTP_FROM"),
 ];
 
 /// What an unknown name probably means.

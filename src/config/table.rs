@@ -72,6 +72,13 @@ pub const VARIABLES: &[Variable] = &[
     secret("CONNECTOR_ENCRYPTION_KEY"),
     secret("CONNECTOR_ENCRYPTION_KEY_PREVIOUS"),
     setting("CONNECTOR_MOCK_MODE", Some("false")),
+    setting("SMTP_HOST", None),
+    setting("SMTP_PORT", None),
+    setting("SMTP_TLS", Some("starttls")),
+    setting("SMTP_TLS_CA", None),
+    setting("SMTP_USER", None),
+    secret("SMTP_PASSWORD"),
+    setting("SMTP_FROM", None),
     setting("LOG_LEVEL", Some("info")),
     setting("LOG_RETENTION_DAYS", None),
 ];

@@ -211,7 +211,9 @@ fn every_secret_can_come_from_a_file_or_a_credential_and_never_shows() {
         let path = folder.path().join(variable.credential());
         fs::write(&path, secret).unwrap();
         let path = |p: &Path| p.to_str().unwrap().to_string();
-        let good = |pair: (&str, &str)| good(&[&[pair], beside].concat());
+        // A password of the mail server is one together with a user.
+        let beside = [beside, &[("SMTP_HOST", "h"), ("SMTP_USER", "u")]].concat();
+        let good = |pair: (&str, &str)| good(&[&[pair], &beside[..]].concat());
         let direct = good((variable.name, secret));
         let file = good((variable.file_variable().as_str(), &path(&folder.path().join(variable.credential()))));
         let credential = good(("CREDENTIALS_DIRECTORY", &path(folder.path())));
@@ -220,7 +222,8 @@ fn every_secret_can_come_from_a_file_or_a_credential_and_never_shows() {
                 || config.redis.password.is_some()
                 || config.redis.sentinel_password.is_some()
                 || config.audit.checkpoint_key.is_some()
-                || config.connectors.key.is_some();
+                || config.connectors.key.is_some()
+                || config.mail.server.as_ref().is_some_and(|server| server.login.is_some());
             assert!(given, "{}", variable.name);
             let debug = format!("{config:?}");
             assert!(!debug.contains("guppytrout") && !debug.contains(KEY), "{debug}");

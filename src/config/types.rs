@@ -1,5 +1,6 @@
 //! The validated settings: what the rest of the program sees.
 
+use lettre::message::Mailbox;
 use secrecy::SecretString;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -18,6 +19,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// What connectors may call, and how.
     pub connectors: ConnectorsConfig,
+    /// How mail is sent.
+    pub mail: MailConfig,
     /// Lines below this level are not logged (`LOG_LEVEL`).
     pub log_level: LogLevel,
 }
@@ -204,6 +207,41 @@ pub enum HostRule {
         /// This port alone.
         port: Option<u16>,
     },
+}
+
+/// How mail is sent (`SMTP_*`).
+#[derive(Debug, Clone)]
+pub struct MailConfig {
+    /// Absent where mail is not configured: a step that has to send some fails.
+    pub server: Option<SmtpServer>,
+    /// Whom mail is from (`SMTP_FROM`); without it none can be sent either.
+    pub from: Option<Mailbox>,
+}
+
+/// The server that takes mail.
+#[derive(Debug, Clone)]
+pub struct SmtpServer {
+    /// Host name or address (`SMTP_HOST`).
+    pub host: String,
+    /// TCP port (`SMTP_PORT`); by the TLS mode 587, 465 or 25.
+    pub port: u16,
+    /// What is asked of TLS (`SMTP_TLS`).
+    pub tls: SmtpTls,
+    /// A PEM file with the authorities to trust instead of the system's (`SMTP_TLS_CA`).
+    pub tls_ca: Option<PathBuf>,
+    /// `SMTP_USER` and `SMTP_PASSWORD`; absent where the server asks for none.
+    pub login: Option<(String, SecretString)>,
+}
+
+/// `SMTP_TLS`. The certificate is always checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmtpTls {
+    /// Never: for a relay on this machine, or in a network that is trusted.
+    None,
+    /// The connection begins as plain text and must become TLS before anything else is said.
+    StartTls,
+    /// From the first byte.
+    Tls,
 }
 
 /// `LOG_LEVEL`.

@@ -106,6 +106,12 @@ fn check_variables(definition: &Definition, findings: &mut Findings) {
         for (name, value) in step.config.iter().filter(|(name, _)| !step.kind.plain().contains(&name.as_str())) {
             check_templates(value, &step.place.field("config").field(name), &known, findings);
         }
+        for (name, variable) in step.kind.asks(&step.config) {
+            if !known.contains(variable.as_str()) {
+                let message = format!("`{variable}` is neither declared nor set by a step");
+                findings.error("UNDECLARED_VARIABLE", &step.place.field("config").field(name), message);
+            }
+        }
     }
 }
 

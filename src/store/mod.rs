@@ -13,6 +13,7 @@ mod instance;
 mod ledger;
 mod listen;
 mod migrate;
+pub mod notification;
 pub mod outbox;
 mod pooler;
 pub mod run;

@@ -22,6 +22,7 @@ use crate::{
     connectors::Connectors,
     events,
     sandbox::{self, Sandbox},
+    mail::Mailer,
     store::{Lease, Store, StoreError},
 };
 use plan::Plans;
@@ -38,6 +39,8 @@ pub struct Tools {
     pub connectors: Connectors,
     /// Where the JavaScript of transforms runs.
     pub sandbox: Sandbox,
+    /// The mail server.
+    pub mailer: Mailer,
 }
 
 impl Tools {
@@ -48,6 +51,7 @@ impl Tools {
             connectors: Connectors::new(&config.connectors),
             sandbox: Sandbox::new(sandbox::OURSELVES.into(), config.worker.concurrency),
         }
+        Tools { connectors: Connectors::new(&config.connectors), mailer: Mailer::new(&config.mail) }
     }
 }
 

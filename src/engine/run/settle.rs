@@ -153,6 +153,8 @@ fn failed(state: &State, at: &TakenStep, failure: Failed, effects: Vec<Box<dyn E
         change.step.attempt = at.attempt + 1;
         change.step.due = state.clock.now().checked_add_signed(delay);
         change.step.reason = Some(reason);
+        // The next try may know by it what need not be done again.
+        change.step.result = failure.result.filter(|result| storable::refusal(result).is_none());
         return Verdict { change, effects: Vec::new() };
     }
     let next = step.and_then(|step| {

@@ -27,7 +27,7 @@ pub struct Visit<'a> {
     pub variables: &'a Map<String, Value>,
     /// Whether the step waits already: it has been executed, and its effects are committed.
     pub waits: bool,
-    /// What it noted as its result when it began to wait.
+    /// What it noted as its result when it began to wait, or when its last try failed.
     pub result: Option<&'a Value>,
     /// When the visit began.
     pub started_at: DateTime<Utc>,

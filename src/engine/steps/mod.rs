@@ -56,6 +56,11 @@ pub trait StepType: Send + Sync {
         &[]
     }
 
+    /// The variables that members which are no templates of ours ask for, each with its member: they have to be known, too.
+    fn asks(&self, _config: &Map<String, Value>) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// How failures that may pass are tried again where the step says nothing of `retry`.
     fn retry(&self) -> Option<Retry> {
         None
