@@ -14,6 +14,7 @@ mod migrate;
 pub mod outbox;
 mod pooler;
 pub mod run;
+pub mod schedule;
 mod schema;
 pub mod suspicion;
 mod tick;
