@@ -23,8 +23,10 @@
 mod back;
 mod fields;
 mod hashed;
+mod timetable;
 mod zone;
 
+pub use timetable::Timetable;
 pub use zone::Zone;
 
 use chrono::{NaiveDateTime, TimeDelta, Timelike};

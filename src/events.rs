@@ -112,6 +112,16 @@ events! {
     APPROVAL_REASSIGNED = "90cfacb6d1cc4dd28eba3841cd4f61a4";
     /// Somebody else should have been asked, and could not be.
     APPROVAL_NOT_REASSIGNED = "90b0624658294cf3a265cc4da83d8b9f";
+    /// A run was started by a job or a tick.
+    RUN_TRIGGERED = "4b0f6d8a2c7e4f0e9d51a3c6b8e72f14";
+    /// A run of a schedule waits until the one before it has ended.
+    RUN_HELD = "e27c1b9058d3467fb1a60d94f3c5827e";
+    /// A tick of a schedule started nothing, because a run of it had not ended.
+    TICK_OVERLAPS = "93d5e0f7a1b84c62870fd2e6b49c13a5";
+    /// Ticks of a schedule that were missed are not made up for.
+    TICKS_GIVEN_UP = "0a7be3c64f1d4925b8e89f0c25d7361b";
+    /// A schedule cannot be kept, because of its expression or its zone.
+    SCHEDULE_REFUSED = "c85f2e01d97a4b3ea64b70d31f9e28c6";
     /// Ticks of a periodic job that were missed are run now.
     TICKS_MADE_UP = "d4c8a57f13e64920b6e9017ad5f2c38b";
     /// One option of a job could not be read and is ignored.

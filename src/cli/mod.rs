@@ -8,6 +8,7 @@ mod config;
 mod connector;
 mod job;
 mod migrate;
+mod schedule;
 mod settings;
 mod workflow;
 
@@ -54,6 +55,8 @@ enum Command {
     Migrate(migrate::Arguments),
     Config(config::Arguments),
     #[command(subcommand)]
+    Schedule(schedule::Command),
+    #[command(subcommand)]
     Workflow(workflow::Command),
 }
 
@@ -88,6 +91,7 @@ async fn run(cli: Cli) -> Answer {
         Command::Job(command) => job::run(command, &configuration()?).await,
         Command::Migrate(arguments) => migrate::run(arguments, &configuration()?).await,
         Command::Config(arguments) => config::run(arguments, &cli.env_files),
+        Command::Schedule(command) => schedule::run(command, configuration).await,
         Command::Workflow(command) => workflow::run(command),
     }
 }

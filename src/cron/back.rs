@@ -23,7 +23,7 @@ impl Cron {
 
     /// As [`Cron::next_after`], but from within the second pass of a repeated hour it finds what a schedule finds that came
     /// through the first pass: what is listed for that hour has run.
-    fn next_uninterrupted(&self, instant: i64, zone: Zone) -> Option<i64> {
+    pub(super) fn next_uninterrupted(&self, instant: i64, zone: Zone) -> Option<i64> {
         let began = if self.every_hour { None } else { zone.began_second_pass(instant) };
         self.next_after(began.map_or(instant, |began| began - 1), zone)
     }

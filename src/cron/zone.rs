@@ -88,6 +88,17 @@ impl Zone {
         })
     }
 
+    /// What the clock shows at an instant, for people, with its distance from UTC.
+    pub(super) fn text(self, instant: i64) -> Option<String> {
+        const FORMAT: &str = "%a %Y-%m-%d %H:%M:%S %:z";
+        self.local(instant)?;
+        let utc = DateTime::<Utc>::from_timestamp_millis(instant)?;
+        Some(match self {
+            Self::Named(zone) => utc.with_timezone(&zone).format(FORMAT).to_string(),
+            Self::Fixed(offset) => utc.with_timezone(&offset).format(FORMAT).to_string(),
+        })
+    }
+
     /// The instants at which the clock shows a time.
     pub(super) fn resolve(self, civil: NaiveDateTime) -> Option<Local> {
         civil.checked_sub_signed(WIDEST)?;

@@ -66,7 +66,7 @@ pub async fn make_up(
     next_ms: i64,
 ) -> Result<u64, Trouble> {
     // It means the same times on all workers and at each look: settings with an `H` are refused.
-    let Ok(cron) = Cron::parse(&builtin.pattern) else { return Ok(0) };
+    let (Ok(cron), Ok(zone)) = (Cron::parse(&builtin.pattern), Zone::parse(&builtin.zone)) else { return Ok(0) };
     if policy == CatchUp::Skip {
         return Ok(0);
     }
@@ -76,7 +76,7 @@ pub async fn make_up(
     let lost: Vec<&OpenTick> =
         open.iter().zip(standing).filter(|(_, found)| *found == Standing::Missing).map(|(tick, _)| tick).collect();
     let lost_due: Vec<i64> = lost.iter().map(|tick| tick.due_ms).collect();
-    let mut missed = policy.choose(&cron, Zone::UTC, last, next_ms, &lost_due);
+    let mut missed = policy.choose(&cron, zone, last, next_ms, &lost_due);
     let iterations: Vec<String> = missed.iter().map(|due| builtin.iteration(*due)).collect();
     let mut standing = queue.standing(iterations.iter().map(String::as_str)).await?.into_iter();
     missed.retain(|_| standing.next() == Some(Standing::Missing));

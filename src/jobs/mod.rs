@@ -25,6 +25,7 @@ mod running;
 pub mod stuck_run_recovery;
 #[cfg(feature = "test-jobs")]
 mod test_jobs;
+pub mod trigger_workflow;
 mod trouble;
 
 pub use apart::{MOST_LOST, Threads};
@@ -43,6 +44,7 @@ pub use running::Running;
 pub use stuck_run_recovery::StuckRunRecovery;
 #[cfg(feature = "test-jobs")]
 pub use test_jobs::prepare as prepare_test_jobs;
+pub use trigger_workflow::{Schedules, TriggerWorkflow};
 pub use trouble::Trouble;
 
 use crate::{
@@ -70,6 +72,7 @@ pub fn registry(config: &Config) -> Registry {
     let notifier: Arc<dyn notify::Notifier> = Arc::new(notify::Silence);
     registry.add(EscalationReminder::new(&notifier));
     registry.add(EscalationReassignment);
+    registry.add(TriggerWorkflow);
     #[cfg(feature = "test-jobs")]
     for job in test_jobs::all() {
         registry.add(job);
@@ -173,6 +176,16 @@ impl JobContext {
     /// The job's id in its queue.
     pub fn job_id(&self) -> &str {
         &self.execution.job.id
+    }
+
+    /// When the tick that the job is, or makes up for, was due, milliseconds; none if it is no tick.
+    pub fn due_ms(&self) -> Option<i64> {
+        self.lease.outbox.and(self.lease.tick_ms).or_else(|| self.execution.job.due_ms())
+    }
+
+    /// The id of the scheduler or repeatable that it is an iteration of.
+    pub fn scheduler(&self) -> Option<&str> {
+        self.execution.job.repeat_job_key.as_deref()
     }
 
     /// Begins a transaction that commits only while this attempt is the job's latest.

@@ -76,7 +76,7 @@ fn scalar() -> impl Strategy<Value = Value> {
 }
 
 /// JSON whose objects mostly have these names.
-pub(super) fn json_with(names: &'static [&'static str]) -> impl Strategy<Value = Value> {
+pub(crate) fn json_with(names: &'static [&'static str]) -> impl Strategy<Value = Value> {
     scalar().prop_recursive(3, 24, 6, move |inner| {
         let name = prop_oneof![4 => select(names).prop_map(str::to_string), 1 => ".{0,6}"];
         prop_oneof![

@@ -3,10 +3,12 @@
 //! A periodic job is a chain: whichever worker takes an iteration adds the next one, before it runs its own. So every
 //! fetched job passes [`continue_chain`], whatever is wrong with it otherwise. [`ensure()`] makes the schedulers of the
 //! built-in jobs; it is called when a worker starts, and may be called again at any time. [`interrupted()`] says before which
-//! of them it would have to mend.
+//! of them it would have to mend. A [`Family`] is all schedulers of one kind, of which those that nobody wants any more are
+//! removed.
 
 mod chain;
 mod ensure;
+mod family;
 mod interrupted;
 mod legacy;
 mod repeat;
@@ -14,4 +16,5 @@ mod stored;
 
 pub use chain::continue_chain;
 pub use ensure::{Builtin, Done, ID_PREFIX, Outcome, ensure};
+pub use family::Family;
 pub use interrupted::interrupted;

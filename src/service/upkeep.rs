@@ -1,10 +1,10 @@
-//! What the daemon does beside the jobs: its row in PostgreSQL, old rows, the built-in schedulers, the outbox, an ear for
-//! notices.
+//! What the daemon does beside the jobs: its row in PostgreSQL, old rows, the built-in schedulers, the schedules, the outbox,
+//! an ear for notices.
 
 use super::listener;
 use crate::{
     config::Config,
-    jobs::{self, Reconciler, Runner, Sender, Trouble, catch_up},
+    jobs::{self, Reconciler, Runner, Schedules, Sender, Trouble, catch_up},
     queue::{
         Queue,
         connection::Backoff,
@@ -42,6 +42,7 @@ pub struct Upkeep {
     /// The session that listens has ended.
     lost: Notify,
     schedulers: Vec<Builtin>,
+    schedules: Schedules,
     sender: Sender,
     reconciler: Reconciler,
 }
@@ -71,6 +72,7 @@ impl Upkeep {
             runner: Arc::clone(runner),
             lost: Notify::new(),
             schedulers: jobs::schedulers(config),
+            schedules: Schedules::new(store, queue, notices),
             sender: Sender::new(store, queue, notices),
             reconciler: Reconciler::new(store, queue),
         }
@@ -80,6 +82,7 @@ impl Upkeep {
     pub async fn run(self) {
         tokio::join!(
             panics::again("the care for the schedulers", || self.register_schedulers()),
+            panics::again("the care for the schedules", || self.schedules.run()),
             panics::again("the sender of the outbox", || self.sender.run()),
             panics::again("the comparison of outbox and queue", || self.reconciler.run()),
             panics::again("the heartbeat", || self.beat()),
@@ -167,6 +170,7 @@ impl Upkeep {
                 Ok::<u64, StoreError>(
                     self.store.prune_ledger(LEDGER_AGE).await?
                         + self.store.prune_ticks(LEDGER_AGE).await?
+                        + self.store.prune_schedule_ticks(LEDGER_AGE).await?
                         + self.store.prune_outbox(OUTBOX_AGE).await?
                         + self.store.prune_suspicions(SUSPICION_AGE).await?
                         + self.store.prune_deaths(LEDGER_AGE).await?

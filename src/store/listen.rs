@@ -12,6 +12,8 @@ pub enum Notice {
     Outbox,
     /// Somebody wants a running job cancelled.
     Cancel,
+    /// A schedule is new, another one than before, or gone.
+    Schedules,
 }
 
 /// Counters that rise with each notice; a reader waits for its own to change.
@@ -19,27 +21,30 @@ pub enum Notice {
 pub struct Notices {
     outbox: watch::Sender<u64>,
     cancel: watch::Sender<u64>,
+    schedules: watch::Sender<u64>,
 }
 
 impl Default for Notices {
     fn default() -> Notices {
-        Notices { outbox: watch::Sender::new(0), cancel: watch::Sender::new(0) }
+        Notices { outbox: watch::Sender::new(0), cancel: watch::Sender::new(0), schedules: watch::Sender::new(0) }
     }
 }
 
 impl Notices {
     /// Changes whenever something of this kind was said, and after each time in which nothing could be heard.
     pub fn subscribe(&self, notice: Notice) -> watch::Receiver<u64> {
-        match notice {
-            Notice::Outbox => self.outbox.subscribe(),
-            Notice::Cancel => self.cancel.subscribe(),
-        }
+        self.counter(notice).subscribe()
     }
 
     fn tell(&self, notice: Notice) {
+        self.counter(notice).send_modify(|count| *count += 1);
+    }
+
+    fn counter(&self, notice: Notice) -> &watch::Sender<u64> {
         match notice {
-            Notice::Outbox => self.outbox.send_modify(|count| *count += 1),
-            Notice::Cancel => self.cancel.send_modify(|count| *count += 1),
+            Notice::Outbox => &self.outbox,
+            Notice::Cancel => &self.cancel,
+            Notice::Schedules => &self.schedules,
         }
     }
 }
@@ -82,11 +87,13 @@ impl Store {
         // What was said before we listened is to be found by looking.
         notices.tell(Notice::Outbox);
         notices.tell(Notice::Cancel);
+        notices.tell(Notice::Schedules);
         loop {
             match tokio::time::timeout(ASK, said.recv()).await {
                 Ok(Some(payload)) => match payload.as_str() {
                     "outbox" => notices.tell(Notice::Outbox),
                     "cancel" => notices.tell(Notice::Cancel),
+                    "schedules" => notices.tell(Notice::Schedules),
                     other => tracing::debug!("{other:?} was said, which this version does not know"),
                 },
                 Ok(None) => return Err(unavailable("the session that listens was closed")),

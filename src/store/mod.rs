@@ -17,6 +17,7 @@ pub mod notification;
 pub mod outbox;
 mod pooler;
 pub mod run;
+pub mod schedule;
 mod schema;
 pub mod suspicion;
 mod tick;

@@ -1,4 +1,4 @@
-//! The schedulers of the built-in jobs.
+//! The schedulers of the built-in jobs, and those of the workers' own schedules.
 //!
 //! BullMQ's `addJobScheduler` deletes a pending iteration and goes on to the next time. A fleet that restarts while a daily
 //! iteration waits would skip the day, every time. So a scheduler is written only where it is missing, where it is not
@@ -31,6 +31,8 @@ static ADD: LazyLock<Script> = LazyLock::new(|| ADD_JOB_SCHEDULER.guarded(includ
 static REMOVE: LazyLock<Script> =
     LazyLock::new(|| REMOVE_JOB_SCHEDULER.guarded(include_str!("../lua/removeGuard.lua")));
 
+/// What the guard of [`REMOVE`] answers where an iteration is due; BullMQ's script answers 0 or 1.
+const DUE: i64 = -1;
 /// How often a scheduler is looked at again that another worker changed meanwhile.
 const LOOKS: usize = 10;
 /// How many times of the pattern are tried whose ids are taken by jobs that an earlier scheduler left behind.
@@ -43,8 +45,13 @@ pub struct Builtin {
     pub id: String,
     /// Name of the job.
     pub name: String,
-    /// Cron expression, in UTC.
+    /// Cron expression.
     pub pattern: String,
+    /// The zone of its wall clock.
+    pub zone: String,
+    /// Whether it is left to a scheduler of somebody else for the same job: one of them is enough. Otherwise others may
+    /// have schedules of their own for it.
+    pub yields: bool,
     /// Data of each iteration: an object.
     pub data: Value,
     /// Options of each iteration, as BullMQ stores them: an object.
@@ -52,7 +59,7 @@ pub struct Builtin {
 }
 
 impl Builtin {
-    /// A schedule for a job without data. Its iterations are retried and kept as all jobs of this program; that is written
+    /// A schedule in UTC for a job without data. Its iterations are retried and kept as all jobs of this program; that is written
     /// into them, because a Node worker may take them too.
     #[must_use]
     pub fn new(name: &str, pattern: &str) -> Builtin {
@@ -60,6 +67,8 @@ impl Builtin {
             id: format!("{ID_PREFIX}{name}"),
             name: name.to_string(),
             pattern: pattern.to_string(),
+            zone: "UTC".to_string(),
+            yields: true,
             data: json!({}),
             options: json!({
                 "attempts": options::DEFAULT_ATTEMPTS,
@@ -97,8 +106,10 @@ pub enum Done {
     Changed(i64),
     /// Its next iteration was missing, or had ended without a successor; now it is due at this time.
     Mended(i64),
-    /// It should be another, but an iteration is due: to be looked at again when that has run.
+    /// It should be another or none, but an iteration is due: to be looked at again when that has run.
     Due,
+    /// It was not wanted any more, and is gone.
+    Removed,
     /// Somebody else's scheduler or repeatable, of this id, runs the job.
     LeftTo(String),
 }
@@ -108,7 +119,7 @@ impl Done {
     #[must_use]
     pub fn is_change(&self) -> bool {
         match self {
-            Done::Added(_) | Done::Changed(_) | Done::Mended(_) => true,
+            Done::Added(_) | Done::Changed(_) | Done::Mended(_) | Done::Removed => true,
             Done::Kept | Done::Due | Done::LeftTo(_) => false,
         }
     }
@@ -142,8 +153,11 @@ impl Outcome {
             ),
             Done::Due => tracing::info!(
                 message_id = events::SCHEDULER_SKIPPED,
-                "scheduler {scheduler} will be changed when its due iteration has run"
+                "scheduler {scheduler} will be changed or removed when its due iteration has run"
             ),
+            Done::Removed => {
+                tracing::info!(message_id = events::SCHEDULER_ADDED, "scheduler {scheduler} removed");
+            }
             Done::LeftTo(other) => tracing::info!(
                 message_id = events::SCHEDULER_SKIPPED,
                 "scheduler {scheduler} is not needed: {other} runs the same job"
@@ -163,14 +177,24 @@ pub async fn ensure(queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Outcome>, E
     let now = queue.now_ms().await?;
     let mut outcomes = Vec::new();
     for builtin in wanted {
-        restore_due(queue, builtin, &stored, now).await?;
-        let outcome = match stored.iter().find(|other| is_foreign(other, &builtin.name) && other.goes_on(now)) {
-            Some(other) => leave_to(queue, builtin, other).await?,
-            None => make(queue, builtin).await?,
-        };
-        outcomes.push(outcome);
+        outcomes.push(ensure_one(queue, builtin, &stored, now).await?);
     }
     Ok(outcomes)
+}
+
+/// The same for one of them.
+pub(super) async fn ensure_one(
+    queue: &Queue,
+    builtin: &Builtin,
+    stored: &[Stored],
+    now: i64,
+) -> Result<Outcome, Error> {
+    restore_due(queue, builtin, stored, now).await?;
+    let others = |other: &&Stored| builtin.yields && is_foreign(other, &builtin.name) && other.goes_on(now);
+    match stored.iter().find(others) {
+        Some(other) => leave_to(queue, builtin, other).await,
+        None => make(queue, builtin).await,
+    }
 }
 
 /// An iteration that is due and exists, but is in no list, would hold up its schedule until the slow sweep finds it.
@@ -193,10 +217,10 @@ async fn leave_to(queue: &Queue, builtin: &Builtin, other: &Stored) -> Result<Ou
     Ok(Outcome { scheduler: builtin.id.clone(), done: Done::LeftTo(other.id.clone()) })
 }
 
-/// Removes a scheduler and its pending iteration, if it is there and no iteration of it is due.
-async fn remove(queue: &Queue, id: &str) -> Result<(), Error> {
+/// Removes a scheduler and its pending iteration, if it is there; false if an iteration of it is due, so that it stays.
+pub(super) async fn remove(queue: &Queue, id: &str) -> Result<bool, Error> {
     let keys = &queue.keys;
-    let _: i64 = REMOVE
+    let answer: i64 = REMOVE
         .call(
             &queue.link,
             COMMAND_DEADLINE,
@@ -205,7 +229,7 @@ async fn remove(queue: &Queue, id: &str) -> Result<(), Error> {
             &[id.as_bytes(), keys.base.as_bytes()],
         )
         .await?;
-    Ok(())
+    Ok(answer != DUE)
 }
 
 async fn make(queue: &Queue, builtin: &Builtin) -> Result<Outcome, Error> {
@@ -232,12 +256,12 @@ async fn make(queue: &Queue, builtin: &Builtin) -> Result<Outcome, Error> {
 pub(super) fn same_schedule(stored: &Stored, builtin: &Builtin) -> bool {
     let field = |name: &str| stored.fields.get(name).map(String::as_str);
     field("pattern") == Some(&builtin.pattern)
-        && field("tz") == Some("UTC")
+        && field("tz") == Some(&builtin.zone)
         && ["every", "limit", "startDate", "endDate"].iter().all(|name| field(name).is_none())
 }
 
 /// Whether a scheduler says what it should.
-fn is_as_wanted(stored: &Stored, builtin: &Builtin) -> bool {
+pub(super) fn is_as_wanted(stored: &Stored, builtin: &Builtin) -> bool {
     stored.fields.get("name") == Some(&builtin.name)
         && same_schedule(stored, builtin)
         && same(&stored.json("data"), &builtin.data)
@@ -270,7 +294,7 @@ enum Written {
 }
 
 async fn write(queue: &Queue, builtin: &Builtin, id: &str, seen: &str) -> Result<Written, Error> {
-    let repeat = Repeat::utc();
+    let repeat = Repeat::in_zone(&builtin.zone);
     let now = queue.now_ms().await?;
     let mut from = now;
     for _ in 0..SLOTS {
@@ -294,9 +318,9 @@ async fn write(queue: &Queue, builtin: &Builtin, id: &str, seen: &str) -> Result
 
 async fn add(queue: &Queue, builtin: &Builtin, id: &str, seen: &str, next: i64, now: i64) -> Result<Answer, Error> {
     let keys = &queue.keys;
-    let scheduler = json!({ "name": builtin.name, "pattern": builtin.pattern, "tz": "UTC" });
+    let scheduler = json!({ "name": builtin.name, "pattern": builtin.pattern, "tz": builtin.zone });
     let mut first = builtin.options.as_object().cloned().unwrap_or_else(Map::new);
-    first.insert("repeat".into(), json!({ "pattern": builtin.pattern, "tz": "UTC", "count": 1 }));
+    first.insert("repeat".into(), json!({ "pattern": builtin.pattern, "tz": builtin.zone, "count": 1 }));
     first.insert("prevMillis".into(), json!(next));
     first.insert("repeatJobKey".into(), json!(id));
     first.insert("timestamp".into(), json!(now));

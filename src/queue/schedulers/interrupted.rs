@@ -14,11 +14,12 @@ pub async fn interrupted<'a>(queue: &Queue, wanted: &'a [Builtin]) -> Result<Vec
     let stored = queue.stored_schedulers().await?;
     let now = queue.now_ms().await?;
     let is_interrupted = |builtin: &&Builtin| {
-        let left_to_others = stored.iter().any(|other| is_foreign(other, &builtin.name) && other.goes_on(now));
+        let left_to_others =
+            builtin.yields && stored.iter().any(|other| is_foreign(other, &builtin.name) && other.goes_on(now));
         let ours = stored.iter().find(|ours| ours.id == builtin.id);
         !left_to_others && ours.is_none_or(|ours| !ours.alive && same_schedule(ours, builtin))
     };
-    let next = |builtin: &'a Builtin| match Repeat::utc().next_by_pattern(&builtin.pattern, now) {
+    let next = |builtin: &'a Builtin| match Repeat::in_zone(&builtin.zone).next_by_pattern(&builtin.pattern, now) {
         Next::At(next) => Some((builtin, next)),
         // Said when it is written.
         Next::Over | Next::Unreadable(_) => None,

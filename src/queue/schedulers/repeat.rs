@@ -37,8 +37,8 @@ pub(super) enum Next {
 
 impl Repeat {
     /// A schedule of ours, before its pattern is known.
-    pub(super) fn utc() -> Repeat {
-        Repeat { tz: Some("UTC".to_string()), ..Repeat::default() }
+    pub(super) fn in_zone(zone: &str) -> Repeat {
+        Repeat { tz: Some(zone.to_string()), ..Repeat::default() }
     }
 
     /// Reads `opts.repeat` of a job, or the fields of a scheduler's hash, which have the same names.

@@ -37,6 +37,11 @@ impl Stored {
         self.alive || self.score.parse::<f64>().is_ok_and(|due| due > now_ms as f64 - patience)
     }
 
+    /// Whether the iteration that was made last is due.
+    pub(super) fn is_due(&self, now_ms: i64) -> bool {
+        self.score.parse::<f64>().is_ok_and(|due| due <= now_ms as f64)
+    }
+
     /// A field of the hash, read as JSON; an empty object where there is none.
     pub(super) fn json(&self, field: &str) -> Value {
         let stored = self.fields.get(field).and_then(|text| serde_json::from_str(text).ok());
