@@ -53,7 +53,6 @@ mod reclaim;
 mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
-<<<<<<< HEAD
 mod runs;
 #[cfg(feature = "test-jobs")]
 mod runs_cost;
@@ -61,10 +60,8 @@ mod runs_cost;
 mod runs_crash;
 mod runs_drain;
 mod runs_random;
-=======
 mod sandbox;
 mod sandbox_hostile;
->>>>>>> d623a75 (Transforms run in the sandbox; tests of hostile scripts)
 mod schedulers;
 mod sentinel;
 mod store_connect;

@@ -30,7 +30,7 @@ fn random_definition(random: &mut StdRng, number: usize) -> Value {
         // Everything can be reached: one way leads to the next step.
         let next = id(index + 1);
         let later = id(random.random_range(index + 1..=length));
-        steps.push(match random.random_range(0..8) {
+        let step = match random.random_range(0..8) {
             0 | 1 => transform(random, &id(index), next),
             2 => json!({"id": id(index), "type": "condition",
                 "config": {"if": {"variable": "n", "greaterThan": random.random_range(0..6)}},
@@ -57,7 +57,8 @@ fn random_definition(random: &mut StdRng, number: usize) -> Value {
                     "transitions": [edge("true", format!("count{loops}")), edge("false", later)]})
             }
             _ => transform(random, &id(index), next),
-        });
+        };
+        steps.push(step);
     }
     steps.push(json!({"id": "end", "type": "end"}));
     let on_error = if random.random_bool(0.5) { "stop" } else { "continue" };

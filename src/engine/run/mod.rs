@@ -21,8 +21,8 @@ use crate::{
     config::Config,
     connectors::Connectors,
     events,
-    sandbox::{self, Sandbox},
     mail::Mailer,
+    sandbox::{self, Sandbox},
     store::{Lease, Store, StoreError},
 };
 use plan::Plans;
@@ -50,8 +50,8 @@ impl Tools {
         Tools {
             connectors: Connectors::new(&config.connectors),
             sandbox: Sandbox::new(sandbox::OURSELVES.into(), config.worker.concurrency),
+            mailer: Mailer::new(&config.mail),
         }
-        Tools { connectors: Connectors::new(&config.connectors), mailer: Mailer::new(&config.mail) }
     }
 }
 
