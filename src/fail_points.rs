@@ -23,7 +23,7 @@ tokio::task_local! {
 
 /// Runs a job of this run. Its points count if it is the one that is meant.
 pub async fn counted<F: Future>(run: impl ToString, job: F) -> F::Output {
-    if KILL_RUN.as_ref().is_none_or(|meant| *meant != run.to_string()) {
+    if KILL_RUN.as_ref().is_some_and(|meant| *meant != run.to_string()) {
         return job.await;
     }
     let output = COUNTED.scope((), job).await;

@@ -24,7 +24,7 @@ fn twenty_steps(http: &HttpServer) -> Value {
         json!({"id": id, "type": "connector", "config": {
             "connectorId": "http", "command": "request",
             "params": {"method": "POST", "url": http.url("/effects"), "body": {"step": id}},
-            "outputs": {format!("{id}_done"): "user.id"}}})
+            "outputs": {format!("{id}_done"): "body.user.id"}}})
     };
     let ask = |id: &str, next: &str| {
         json!({"id": id, "type": "condition", "config": {"if": {"variable": "n", "equals": 1}},
