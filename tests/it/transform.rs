@@ -5,7 +5,7 @@ use crate::support::{Fleet, runs::chain};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn transform(id: &str, code: &str, outputs: &[&str]) -> Value {
     json!({"id": id, "type": "transform", "config": {"code": code, "outputs": outputs}})
