@@ -78,4 +78,5 @@ mod support;
 mod suspects;
 #[cfg(feature = "test-jobs")]
 mod ticks;
+mod transform;
 mod workflow;

@@ -1,7 +1,7 @@
 //! JavaScript that was put together at random out of what hurts: each script ends in time, in values or in a sentence, and
 //! the next one runs.
 //!
-//! The release gate runs this with many more cases: an eighth of `PROPTEST_CASES`, because a script that has to be stopped
+//! The release gate runs this with many more cases: a tenth of `PROPTEST_CASES`, because a script that has to be stopped
 //! takes its time.
 
 use chrono::{DateTime, Utc};
@@ -198,7 +198,7 @@ fn script() -> impl Strategy<Value = String> {
 
 fn cases() -> ProptestConfig {
     let default = ProptestConfig::default();
-    ProptestConfig { cases: (default.cases / 8).max(32), failure_persistence: None, max_shrink_iters: 200, ..default }
+    ProptestConfig { cases: (default.cases / 10).max(32), failure_persistence: None, max_shrink_iters: 200, ..default }
 }
 
 /// Runs one, and after it one that has to go well.

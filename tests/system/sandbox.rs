@@ -1,9 +1,11 @@
 //! What the unit files say, and what a running worker can and cannot do.
 
 use crate::{
-    floh::{Jobs, PASSWORD, journal, ready_machine, start},
+    floh::{Jobs, PASSWORD, journal, ready_machine, sql, start},
     machine::Machine,
+    support::{runs::quote, wait_for},
 };
+use serde_json::json;
 use std::time::Duration;
 
 #[test]
@@ -101,4 +103,42 @@ fn passwords_stay_where_they_are() {
     start(&machine, "1");
     let environment = machine.ok("tr '\\0' '\\n' </proc/$(systemctl show --value -p MainPID floh-worker@1)/environ");
     assert!(!environment.contains(PASSWORD), "{environment}");
+}
+
+#[test]
+fn scripts_run_under_the_same_locks() {
+    let machine = ready_machine();
+    start(&machine, "1");
+    // Without a character that the shell would take for its own.
+    let definition = json!({"name": "script", "steps": [
+        {"id": "start", "type": "start", "transitions": [{"on": "success", "to": "compute"}]},
+        {"id": "compute", "type": "transform", "config": {"code": "return {six: 2 * 3}", "outputs": ["six"]},
+         "transitions": [{"on": "success", "to": "end"}]},
+        {"id": "end", "type": "end"}]});
+    let definition = quote(&definition.to_string()).replace('"', "\\\"");
+    let id = sql(
+        &machine,
+        &format!(
+            "INSERT INTO workflow_definition (name, version, status, definition, published_at) \
+             VALUES ('script', 1, 'active', {definition}, now()) RETURNING id"
+        ),
+    );
+    // psql says how many rows it has inserted, too.
+    let id = id.lines().next().unwrap();
+    sql(&machine, &format!("INSERT INTO workflow_run (definition_id, variables) VALUES ('{id}', '{{}}')"));
+    let ask = "SELECT status || ' ' || coalesce(variables ->> 'six', failure_reason, '') FROM workflow_run";
+    let ended = wait_for("the run has ended", Duration::from_secs(30), || {
+        Some(sql(&machine, ask)).filter(|said| !said.starts_with("pending") && !said.starts_with("running"))
+    });
+    assert_eq!(ended, "completed 6");
+
+    let pid = machine.ok("pgrep -x floh-sandbox");
+    let status = machine.ok(&format!("cat /proc/{pid}/status"));
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000000000"] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+    machine.ok("systemctl kill --signal=KILL --kill-who=main floh-worker@1");
+    wait_for("no process for scripts outlives its worker", Duration::from_secs(5), || {
+        machine.run(&format!("test -e /proc/{pid}")).status.code().filter(|code| *code != 0)
+    });
 }
