@@ -8,6 +8,7 @@ mod config;
 mod connector;
 mod job;
 mod migrate;
+mod run;
 mod schedule;
 mod settings;
 mod workflow;
@@ -16,6 +17,7 @@ use crate::{
     config::{Config, ConfigErrors, Notice, Severity},
     store::{Policy, StoreError},
 };
+use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
 use std::{fmt::Display, io::Write, path::PathBuf, process::ExitCode};
 
@@ -55,6 +57,8 @@ enum Command {
     Migrate(migrate::Arguments),
     Config(config::Arguments),
     #[command(subcommand)]
+    Run(run::Command),
+    #[command(subcommand)]
     Schedule(schedule::Command),
     #[command(subcommand)]
     Workflow(workflow::Command),
@@ -77,13 +81,13 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(FAILED, &error),
     };
-    runtime.block_on(run(cli)).unwrap_or_else(|code| code)
+    runtime.block_on(answer(cli)).unwrap_or_else(|code| code)
 }
 
 /// A command's answer: its exit code, or the one of a mistake that was already reported.
 type Answer = Result<ExitCode, ExitCode>;
 
-async fn run(cli: Cli) -> Answer {
+async fn answer(cli: Cli) -> Answer {
     let configuration = || configuration(&cli.env_files);
     match &cli.command {
         Command::Audit(command) => audit::run(command, &configuration()?).await,
@@ -91,8 +95,9 @@ async fn run(cli: Cli) -> Answer {
         Command::Job(command) => job::run(command, &configuration()?).await,
         Command::Migrate(arguments) => migrate::run(arguments, &configuration()?).await,
         Command::Config(arguments) => config::run(arguments, &cli.env_files),
+        Command::Run(command) => run::run(command, &configuration()?).await,
         Command::Schedule(command) => schedule::run(command, configuration).await,
-        Command::Workflow(command) => workflow::run(command),
+        Command::Workflow(command) => workflow::run(command, configuration).await,
     }
 }
 
@@ -132,6 +137,11 @@ fn complain_each(errors: &ConfigErrors) -> ExitCode {
 /// A line on standard output. Whoever reads it may stop doing so (`| head`): that is no mistake.
 fn say(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A time as people read it.
+fn time(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// Reports a mistake on standard error.

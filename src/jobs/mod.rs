@@ -252,6 +252,11 @@ impl JobContext {
         }
     }
 
+    /// Says what the job is at, for the worker's status line.
+    pub fn about(&self, about: String) {
+        self.execution.lease.set_about(about);
+    }
+
     /// Cancelled when the handler should stop at its next safe place.
     pub fn cancellation(&self) -> &CancellationToken {
         &self.cancellation

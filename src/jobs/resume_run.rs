@@ -27,6 +27,13 @@ struct Data {
     seq: Option<i64>,
 }
 
+/// The beginning of a run's id, which is enough to find it.
+fn short(run: Uuid) -> String {
+    let mut text = run.to_string();
+    text.truncate(8);
+    format!("{text}…")
+}
+
 impl ResumeRun {
     /// With the engine of this process.
     pub fn new(engine: &Arc<Engine>) -> ResumeRun {
@@ -40,6 +47,7 @@ impl ResumeRun {
             cancellation: job.cancellation(),
             draining: job.draining(),
             hand_on_at: job.half_time(),
+            at_step: &|step| job.about(format!("run {}, step {step}", short(data.run_id))),
         };
         let value = self.engine.go_on(&work, data.run_id, data.seq).await.map_err(|stop| match stop {
             Stop::Interrupted(why) => JobError::Interrupted(why.into()),

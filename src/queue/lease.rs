@@ -54,9 +54,20 @@ pub struct Lease {
     withdrawn: CancellationToken,
     why: AtomicU8,
     request: OnceLock<String>,
+    about: Mutex<Option<String>>,
 }
 
 impl Lease {
+    /// Says what the job is at, for the status line.
+    pub fn set_about(&self, about: String) {
+        *self.about.lock().unwrap_or_else(PoisonError::into_inner) = Some(about);
+    }
+
+    /// What the job is at, if it has said so.
+    pub fn about(&self) -> Option<String> {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until the handler has to stop.
     pub async fn cancelled(&self) -> Cancelled {
         self.cancel.cancelled().await;
@@ -186,6 +197,7 @@ impl Leases {
             withdrawn: CancellationToken::new(),
             why: AtomicU8::new(0),
             request: OnceLock::new(),
+            about: Mutex::default(),
         });
         let mut book = self.book();
         book.fetching.remove(token);

@@ -73,6 +73,8 @@ pub struct Work<'a> {
     pub draining: &'a CancellationToken,
     /// From then on another job goes on, because this one has its deadline.
     pub hand_on_at: Instant,
+    /// Told which step the run is at, for people.
+    pub at_step: &'a (dyn Fn(&str) + Send + Sync),
 }
 
 /// Why a run did not get to where it waits or ends.
@@ -130,6 +132,9 @@ impl Engine {
                 work.store.hand_on_run(work.lease, run).await?;
                 tracing::info!("the job has run for long: another one goes on with the run");
                 return Ok(json!({ "runId": run, "steps": steps, "status": "handed on" }));
+            }
+            if let Some(at) = &state.at {
+                (work.at_step)(&at.id);
             }
             match self.one_step(work, &mut state).await? {
                 Arrived::On => steps += 1,

@@ -1,9 +1,11 @@
-//! Workflow runs: started, taken for a job, carried on step by step, recovered where they are stuck.
+//! Workflow runs: started, taken for a job, carried on step by step, recovered where they are stuck, looked at.
 
+mod admin;
 mod advance;
 mod start;
 mod stuck;
 
+pub use admin::{Asked, ListedRun, RunFilter, ShownRun, ShownStep, Wish};
 pub use advance::{
     Change, Commit, CommitOutcome, NextStep, RunChange, RunStatus, StepChange, StepStatus, TakenRun, TakenStep,
     Untaken, commit_in,
