@@ -112,9 +112,9 @@ BEGIN
     ELSIF NEW.status IN ('approved', 'rejected') THEN
         IF approval_obstacle(OLD) IS NOT NULL THEN
             RAISE SQLSTATE 'FL020' USING MESSAGE = 'approval ' || OLD.id || ' ' || approval_obstacle(OLD);
-        ELSIF btrim(coalesce(NEW.decided_by, '')) = '' THEN
+        ELSIF coalesce(NEW.decided_by, '') !~ '\S' THEN
             RAISE SQLSTATE 'FL021' USING MESSAGE = 'a decision says who made it: decided_by is missing';
-        ELSIF NEW.status = 'rejected' AND btrim(coalesce(NEW.reason, '')) = '' THEN
+        ELSIF NEW.status = 'rejected' AND coalesce(NEW.reason, '') !~ '\S' THEN
             RAISE SQLSTATE 'FL021' USING MESSAGE = 'a rejection says why: reason is missing';
         END IF;
         NEW.decided_at := clock_timestamp();
@@ -172,9 +172,11 @@ CREATE TRIGGER keep_approval BEFORE UPDATE ON approval FOR EACH ROW EXECUTE FUNC
 CREATE FUNCTION approval_decided() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
+    -- A statement of its own: those after it see what was committed while it waited for the run.
+    v_live boolean := wake_run(NEW.run_id);
     v_outcome text;
 BEGIN
-    IF NOT wake_run(NEW.run_id) OR NOT is_to_be_decided(NEW.run_id, NEW.step_id, NEW.visit) THEN
+    IF NOT v_live OR NOT is_to_be_decided(NEW.run_id, NEW.step_id, NEW.visit) THEN
         RAISE SQLSTATE 'FL020' USING MESSAGE = 'approval ' || NEW.id
             || ' cannot be decided any more: its step or its run has ended';
     END IF;

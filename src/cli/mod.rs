@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available or its schema not
 //! migrated (try again), 70 something failed, 78 the configuration has to change.
 
+mod approval;
 mod audit;
 mod config;
 mod connector;
@@ -49,6 +50,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(subcommand)]
+    Approval(approval::Command),
+    #[command(subcommand)]
     Audit(audit::Command),
     #[command(subcommand)]
     Connector(connector::Command),
@@ -90,6 +93,7 @@ type Answer = Result<ExitCode, ExitCode>;
 async fn answer(cli: Cli) -> Answer {
     let configuration = || configuration(&cli.env_files);
     match &cli.command {
+        Command::Approval(command) => approval::run(command, &configuration()?).await,
         Command::Audit(command) => audit::run(command, &configuration()?).await,
         Command::Connector(command) => connector::run(command, &configuration()?).await,
         Command::Job(command) => job::run(command, &configuration()?).await,

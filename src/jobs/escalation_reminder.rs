@@ -1,13 +1,14 @@
-//! `escalation-reminder`: tells an approver that something is to be decided, and reminds them. The database writes the first
-//! ones with the question, and each sees to the next one before it does anything else: a mail server that is down for good
-//! costs one reminder, not those after it.
+//! `escalation-reminder`: tells an approver that something is to be decided, and reminds them: in the application, and by mail
+//! where that is configured and there is an address.
+//!
+//! The database writes the first ones with the question, and each sees to the next one before any mail is sent: a mail
+//! server that is down for long costs one mail, not the reminders after it.
 
-use super::{
-    Handler, JobContext, JobError,
-    notify::{Message, Notifier, Untold},
-};
+use super::{Handler, JobContext, JobError};
 use crate::{
+    engine::run::Engine,
     events,
+    mail::{Message, MessageId, address},
     queue::BoxFuture,
     store::{
         approval::{self, Due, Reminder},
@@ -25,7 +26,13 @@ pub const NAME: &str = "escalation-reminder";
 
 /// The handler.
 pub struct EscalationReminder {
-    notifier: Arc<dyn Notifier>,
+    engine: Arc<Engine>,
+}
+
+/// What an approver is told.
+struct Words {
+    subject: String,
+    text: String,
 }
 
 /// The job's data, as the database writes it.
@@ -52,9 +59,9 @@ impl Data {
 }
 
 impl EscalationReminder {
-    /// Reminds this way.
-    pub fn new(notifier: &Arc<dyn Notifier>) -> EscalationReminder {
-        EscalationReminder { notifier: Arc::clone(notifier) }
+    /// With the engine of this process, which knows the mail server.
+    pub fn new(engine: &Arc<Engine>) -> EscalationReminder {
+        EscalationReminder { engine: Arc::clone(engine) }
     }
 }
 
@@ -81,9 +88,11 @@ impl Handler for EscalationReminder {
             };
             tracing::Span::current().record("floh_run_id", tracing::field::display(reminder.run));
             tracing::Span::current().record("floh_step_id", &reminder.step);
+            let words = words(id, number, &reminder);
             approval::next_reminder(&transaction, id, number).await?;
+            approval::show(&transaction, id, number, &words.subject, &words.text).await?;
             transaction.commit().await?;
-            let told = self.tell(&message(id, number, &reminder)).await?;
+            let told = self.mail(id, number, &reminder, words).await?;
             let who = reminder.who.label();
             match number {
                 0 => tracing::info!(message_id = events::APPROVER_ASKED, "{who} is asked to decide{told}"),
@@ -95,18 +104,24 @@ impl Handler for EscalationReminder {
 }
 
 impl EscalationReminder {
-    /// Sends a message; how it went, for the journal.
-    async fn tell(&self, message: &Message) -> Result<String, JobError> {
-        if message.to.is_empty() {
-            return Ok(", without a mail: there is no address".into());
+    /// Sends a mail; what is to be said of it in the journal.
+    async fn mail(&self, id: Uuid, number: i32, reminder: &Reminder, words: Words) -> Result<String, JobError> {
+        let mailer = &self.engine.tools().mailer;
+        let who = &reminder.who;
+        let to = match who.approver_email.as_deref().map(address::parse) {
+            None => return Ok(", without a mail: there is no address".into()),
+            Some(Err(why)) => return Ok(format!(", without a mail: {why}")),
+            Some(Ok(mailbox)) => who.approver_name.as_deref().map_or_else(|| mailbox.clone(), |n| address::named(&mailbox, n)),
+        };
+        if let Err(why) = mailer.sender() {
+            return Ok(format!(", without a mail: {why}"));
         }
-        if !self.notifier.is_there() {
-            return Ok(", without a mail: SMTP_HOST is not set".into());
-        }
-        match self.notifier.tell(message).await {
+        let id = MessageId::of(&["approval", &id.to_string(), &number.to_string()]);
+        let message = Message { to, subject: words.subject, text: Some(words.text), html: None, id };
+        match mailer.send(&message).await {
             Ok(()) => Ok(String::new()),
-            Err(Untold::ForNow(why)) => Err(JobError::Retry(format!("the mail to {} is not sent: {why}", message.to))),
-            Err(Untold::ForGood(why)) => Err(JobError::Fail(format!("the mail to {} is refused: {why}", message.to))),
+            Err(error) if error.passing => Err(JobError::Retry(format!("the mail is not sent: {error}"))),
+            Err(error) => Err(JobError::Fail(format!("the mail is not sent: {error}"))),
         }
     }
 }
@@ -125,7 +140,7 @@ pub(super) fn again(job: &JobContext, data: &Data, time: DateTime<Utc>) -> WakeU
 }
 
 /// What the approver is told.
-fn message(id: Uuid, number: i32, reminder: &Reminder) -> Message {
+fn words(id: Uuid, number: i32, reminder: &Reminder) -> Words {
     let title = reminder.title.as_deref().unwrap_or(&reminder.workflow);
     let subject = match number {
         0 => format!("Please decide: {title}"),
@@ -140,13 +155,7 @@ fn message(id: Uuid, number: i32, reminder: &Reminder) -> Message {
     }
     let Reminder { workflow, run, .. } = reminder;
     text.push_str(&format!("\nWorkflow: {workflow}\nRun: {run}\nApproval: {id}\n"));
-    Message {
-        key: format!("approval/{id}/{number}"),
-        to: reminder.who.approver_email.clone().unwrap_or_default(),
-        name: reminder.who.approver_name.clone(),
-        subject,
-        text,
-    }
+    Words { subject, text }
 }
 
 #[cfg(test)]
@@ -171,11 +180,9 @@ mod tests {
             step: "ask".into(),
             workflow: "Onboarding".into(),
         };
-        let first = message(Uuid::nil(), 0, &reminder);
-        assert_eq!((first.subject.as_str(), first.to.as_str()), ("Please decide: A role", "ada@example.org"));
+        let first = words(Uuid::nil(), 0, &reminder);
+        assert_eq!(first.subject, "Please decide: A role");
         assert!(first.text.contains("Hello Ada,") && first.text.contains("It expires at 2027-01-15T08:00:00Z."));
-        let second = message(Uuid::nil(), 1, &reminder);
-        assert_eq!(second.subject, "Reminder: please decide: A role");
-        assert_ne!(first.key, second.key);
+        assert_eq!(words(Uuid::nil(), 1, &reminder).subject, "Reminder: please decide: A role");
     }
 }

@@ -15,7 +15,6 @@ pub mod escalation_reassignment;
 pub mod escalation_reminder;
 pub mod holds;
 mod memory;
-pub mod notify;
 mod outbox;
 mod reconcile;
 mod registry;
@@ -69,8 +68,7 @@ pub fn registry(config: &Config) -> Registry {
     registry.add(AuditCheckpoint::new(signing_key(config)));
     let engine = Arc::new(Engine::new(Tools::new(config)));
     registry.add(ResumeRun::new(&engine));
-    let notifier: Arc<dyn notify::Notifier> = Arc::new(notify::Silence);
-    registry.add(EscalationReminder::new(&notifier));
+    registry.add(EscalationReminder::new(&engine));
     registry.add(EscalationReassignment);
     registry.add(TriggerWorkflow);
     #[cfg(feature = "test-jobs")]

@@ -3,7 +3,7 @@
 
 mod escalation;
 
-pub use escalation::{Due, Overdue, Reminder, next_reminder, overdue, reassign, reminder};
+pub use escalation::{Due, Overdue, Reminder, next_reminder, overdue, reassign, reminder, show};
 
 use super::{Client, Store, StoreError};
 use chrono::{DateTime, Utc};

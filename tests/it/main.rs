@@ -64,6 +64,7 @@ mod sandbox;
 mod sandbox_hostile;
 mod schedulers;
 mod sentinel;
+mod store_approvals;
 mod store_connect;
 mod store_deaths;
 mod store_definitions;

@@ -111,6 +111,17 @@ pub async fn next_reminder(client: &Client, id: Uuid, number: i32) -> Result<(),
     Ok(())
 }
 
+/// Shows an approver in the application what is to be decided, each number once.
+pub async fn show(client: &Client, id: Uuid, number: i32, title: &str, body: &str) -> Result<(), StoreError> {
+    let sql = "INSERT INTO notification (user_id, email, run_id, step_id, visit, kind, title, body)
+        SELECT a.approver_id, CASE WHEN a.approver_id IS NULL THEN a.approver_email END, a.run_id, a.step_id, a.visit,
+            CASE $2::integer WHEN 0 THEN 'approval' ELSE 'approval-reminder-' || $2 END, $3, $4
+        FROM approval a WHERE a.id = $1 AND coalesce(a.approver_id, a.approver_email) <> ''
+        ON CONFLICT DO NOTHING";
+    client.execute(sql, &[&id, &number, &title, &body]).await?;
+    Ok(())
+}
+
 /// Looks at an approval that is to be reassigned.
 pub async fn overdue(client: &Client, id: Uuid, outbox: Option<i64>) -> Result<Due<Overdue>, StoreError> {
     let row = match look(client, id, outbox).await? {
