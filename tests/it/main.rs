@@ -36,6 +36,7 @@ mod journal;
 mod links;
 #[cfg(feature = "test-jobs")]
 mod lost_answers;
+mod mail;
 #[cfg(feature = "test-jobs")]
 mod memory;
 #[cfg(feature = "test-jobs")]

@@ -53,6 +53,25 @@ fn with(pointer: &str, value: Value) -> Vec<String> {
 }
 
 #[test]
+fn the_templates_of_a_message_are_checked_with_their_lines_and_variables() {
+    let step = |text: &str, html: &str| {
+        json!({"id": "grant", "type": "notification", "transitions": [{"on": "success", "to": "yes"}, {"on": "error", "to": "no"}],
+               "config": {"to": ["{{employee}}"], "subject": "{{days}}", "text": text, "html": html}})
+    };
+    assert_eq!(with("/steps/4", step("{{#each employee.items}}{{name}}{{/each}}", "{{recipient.email}}")), [""; 0]);
+    let found = with("/steps/4", step("x\n{{log employee}}", "{{employee.id}}{{#if emploiee.id}}a{{/if}}"));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found[0].starts_with("error BAD_TEMPLATE at steps[4].config.text: line 2: there is no helper `log`"),
+        "{found:?}"
+    );
+    assert!(
+        found[1].starts_with("error UNDECLARED_VARIABLE at steps[4].config.html: `emploiee` is neither"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn what_is_right_is_read_and_nothing_is_found() {
     let (definition, findings) = validate(&sound());
     assert_eq!(findings, []);

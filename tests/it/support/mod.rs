@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod redis;
 pub mod runs;
 pub mod sentinel;
+pub mod smtp;
 pub mod worker;
 
 #[allow(unused_imports, reason = "the modules that need it are built with the feature test-jobs")]
