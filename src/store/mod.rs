@@ -2,6 +2,7 @@
 
 pub mod approval;
 pub mod audit;
+pub mod audit_write;
 mod cancel;
 mod client;
 mod connect;
@@ -15,6 +16,7 @@ mod listen;
 mod migrate;
 pub mod notification;
 pub mod outbox;
+pub mod person;
 mod pooler;
 pub mod run;
 pub mod schedule;

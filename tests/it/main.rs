@@ -71,6 +71,7 @@ mod store_fence;
 mod store_ledger;
 mod store_migrate;
 mod store_runs;
+mod store_people;
 mod store_tls;
 mod stuck_run;
 mod support;
