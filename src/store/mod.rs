@@ -2,11 +2,13 @@
 
 pub mod approval;
 pub mod audit;
+pub mod audit_write;
 mod cancel;
 mod client;
 mod connect;
 pub mod connector;
 pub mod definition;
+pub mod document;
 mod error;
 mod fence;
 mod instance;
@@ -15,7 +17,10 @@ mod listen;
 mod migrate;
 pub mod notification;
 pub mod outbox;
+pub mod person;
 mod pooler;
+pub mod question;
+pub mod role;
 pub mod run;
 pub mod schedule;
 mod schema;

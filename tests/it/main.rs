@@ -60,6 +60,7 @@ mod runs_cost;
 #[cfg(feature = "test-jobs")]
 mod runs_crash;
 mod runs_drain;
+mod runs_people;
 mod runs_random;
 mod sandbox;
 mod sandbox_hostile;
@@ -72,6 +73,8 @@ mod store_definitions;
 mod store_fence;
 mod store_ledger;
 mod store_migrate;
+mod store_people;
+mod store_questions;
 mod store_runs;
 mod store_tls;
 mod stuck_run;

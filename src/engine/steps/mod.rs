@@ -9,6 +9,7 @@ mod document_submission;
 mod end;
 mod notification;
 mod profile_update;
+pub mod question;
 mod role_grant;
 mod role_revoke;
 mod start;

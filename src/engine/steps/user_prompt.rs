@@ -1,10 +1,19 @@
 //! `user_prompt`: asks a person for values.
 
-use super::{StepType, check_question, failures_of_question, words};
-use crate::engine::{
-    definition::{VARIABLE_TYPES, is_name},
-    fields::Fields,
+use super::{StepType, check_question, failures_of_question, question, words};
+use crate::{
+    engine::{
+        definition::{VARIABLE_TYPES, is_name},
+        fields::Fields,
+        people,
+        run::{Ending, Visit},
+    },
+    store::{
+        StoreError,
+        question::{Question, QuestionKind},
+    },
 };
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -51,4 +60,51 @@ impl StepType for UserPrompt {
         let fields = config.get("fields").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         fields.iter().filter_map(|field| field.get("name")?.as_str()).map(str::to_string).collect()
     }
+
+    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
+        Box::pin(async move {
+            if !visit.waits {
+                return ask(visit).await;
+            }
+            match question::answer(visit, QuestionKind::Prompt).await? {
+                Ok(answered) => keep(visit, &answered).await,
+                Err(ending) => Ok(ending),
+            }
+        })
+    }
+}
+
+async fn ask(visit: &Visit<'_>) -> Result<Ending, StoreError> {
+    let config = match visit.config() {
+        Ok(config) => config,
+        Err(why) => return Ok(Ending::failed(why)),
+    };
+    let assignee = config.get("assignee").unwrap_or(&Value::Null);
+    let asked = match people::asked(visit.store, assignee).await? {
+        Ok(asked) => asked,
+        Err(why) => return Ok(Ending::failed(format!("`assignee`: {why}"))),
+    };
+    let due = question::due(visit, config.get("expiresAfter"));
+    let mut new = question::to(&asked, QuestionKind::Prompt, visit, &config, due);
+    new.fields = config.get("fields").and_then(Value::as_array).cloned().unwrap_or_default();
+    Ok(question::ask(visit, vec![new], "assigned"))
+}
+
+/// Every field is a variable, those that were left out are null. The database has checked the types; people become
+/// snapshots.
+async fn keep(visit: &Visit<'_>, answered: &Question) -> Result<Ending, StoreError> {
+    let mut set = Map::new();
+    for field in &answered.fields {
+        let Some(name) = field.get("name").and_then(Value::as_str) else { continue };
+        let mut value = answered.answer.get(name).cloned().unwrap_or_default();
+        if field.get("type").and_then(Value::as_str) == Some("user") && !value.is_null() {
+            value = match people::snapshot(visit.store, &value).await? {
+                Ok(person) => person,
+                Err(why) => return Ok(Ending::failed(format!("the answer `{name}`: {why}"))),
+            };
+        }
+        set.insert(name.to_string(), value);
+    }
+    let result = Some(question::said(answered));
+    Ok(Ending::Done { outcome: "success".into(), set, result, effects: Vec::new() })
 }
