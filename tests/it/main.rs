@@ -60,6 +60,8 @@ mod runs_cost;
 mod runs_crash;
 mod runs_drain;
 mod runs_random;
+#[cfg(feature = "test-jobs")]
+mod runs_schedules;
 mod sandbox;
 mod sandbox_hostile;
 mod schedulers;
