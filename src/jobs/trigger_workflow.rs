@@ -17,7 +17,10 @@ use super::{Handler, JobContext, JobError};
 use crate::{
     events,
     queue::BoxFuture,
-    store::schedule::{self, NamedStart},
+    store::{
+        run::{NewRun, Started, start_run},
+        schedule,
+    },
 };
 use request::Request;
 use serde_json::{Value, json};
@@ -38,9 +41,9 @@ impl Handler for TriggerWorkflow {
         Box::pin(async {
             match Request::read(&job.data).map_err(JobError::Fail)? {
                 Request::Schedule(id) => tick(job, id).await,
-                Request::Definition(mut start) => {
-                    start.queue.clone_from(&job.lease.identity.queue);
-                    start_named(job, &start).await
+                Request::Definition(mut run) => {
+                    run.queue.clone_from(&job.lease.identity.queue);
+                    start(job, &run).await
                 }
             }
         })
@@ -72,21 +75,21 @@ async fn tick(job: &JobContext, id: Uuid) -> Result<Value, JobError> {
     }
 }
 
-async fn start_named(job: &JobContext, start: &NamedStart) -> Result<Value, JobError> {
+async fn start(job: &JobContext, new: &NewRun) -> Result<Value, JobError> {
     let transaction = job.begin().await?;
-    let Some(run) = schedule::start_named(&transaction, start).await? else {
-        transaction.rollback().await;
-        return Err(JobError::Fail(format!(
-            "no version of the definition {} is active; publish one",
-            start.definition
-        )));
-    };
-    let value = job.complete(transaction, json!({ "runId": run })).await?;
-    tracing::info!(
-        message_id = events::RUN_TRIGGERED,
-        floh_run_id = %run,
-        "run {run} of {} is started",
-        start.definition
-    );
-    Ok(value)
+    match start_run(&transaction, new).await? {
+        Started::Run { id, name, version, .. } => {
+            let value = job.complete(transaction, json!({ "runId": id })).await?;
+            tracing::info!(
+                message_id = events::RUN_TRIGGERED,
+                floh_run_id = %id,
+                "run {id} of {name}@{version} is started by this job"
+            );
+            Ok(value)
+        }
+        Started::Refused(why) => {
+            transaction.rollback().await;
+            Err(JobError::Fail(why.to_string()))
+        }
+    }
 }

@@ -6,7 +6,6 @@ pub use admin::{LastTick, Listed, NewSchedule};
 
 use super::{Client, Store, StoreError};
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use std::time::Duration;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -141,34 +140,6 @@ pub async fn fire(
 
 fn time(ms: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(ms)
-}
-
-/// Inside the caller's transaction, starts a run of the active version of a definition that is named by its name or by the id
-/// of one of its versions; `None` if there is none.
-pub async fn start_named(client: &Client, start: &NamedStart) -> Result<Option<Uuid>, StoreError> {
-    let sql = "INSERT INTO workflow_run (definition_id, submitter_id, variables, use_mocks, queue)
-        SELECT d.id, $2, $3, $4, $5 FROM workflow_definition d
-        WHERE d.status = 'active'
-            AND d.name = coalesce((SELECT v.name FROM workflow_definition v WHERE v.id::text = lower($1)), $1)
-        RETURNING id";
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-        [&start.definition, &start.submitter_id, &start.variables, &start.use_mocks, &start.queue];
-    client.query_opt(sql, &params).await?.map(|row| row.try_get(0).map_err(StoreError::from)).transpose()
-}
-
-/// A run that belongs to no schedule of ours.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedStart {
-    /// Name of the definition, or the id of one of its versions.
-    pub definition: String,
-    /// Who starts it.
-    pub submitter_id: Option<String>,
-    /// What it starts with: an object.
-    pub variables: Value,
-    /// Connectors are not called.
-    pub use_mocks: bool,
-    /// The queue of its wake-ups.
-    pub queue: String,
 }
 
 impl Store {

@@ -62,6 +62,8 @@ mod runs_crash;
 mod runs_drain;
 mod runs_people;
 mod runs_random;
+#[cfg(feature = "test-jobs")]
+mod runs_schedules;
 mod sandbox;
 mod sandbox_hostile;
 mod schedulers;

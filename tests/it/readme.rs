@@ -126,6 +126,37 @@ async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
 }
 
 #[tokio::test]
+async fn the_statements_about_schedules_do_what_is_said_with_the_rights_that_are_named() {
+    let (server, _store) = migrated().await;
+    let owner = server.session("floh").await;
+    furnish(&owner).await;
+    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
+    let statements = [statements("What an API server does"), statements("Schedules")].concat();
+    let (grants, all): (Vec<_>, Vec<_>) = statements.iter().partition(|text| text.starts_with("GRANT "));
+    for grant in &grants {
+        owner.batch_execute(grant).await.unwrap();
+    }
+    let schedule = "SELECT definition, cron, zone, catch_up, catch_up_limit, overlap, enabled FROM workflow_schedule";
+    assert_eq!(run(&server, &all, "INSERT INTO floh_worker.workflow_schedule ").await.0, 1);
+    let row = owner.query_one(schedule, &[]).await.unwrap();
+    let texts: Vec<&str> = (0..3).map(|column| row.get(column)).collect();
+    assert_eq!(texts, ["onboarding", "30 7 * * 1-5", "Europe/Berlin"]);
+    assert_eq!(run(&server, &all, "UPDATE floh_worker.workflow_schedule SET catch_up = ").await.0, 1);
+    assert_eq!(run(&server, &all, "UPDATE floh_worker.workflow_schedule SET enabled = ").await.0, 1);
+    let row = owner.query_one(schedule, &[]).await.unwrap();
+    let policies: (&str, i32, &str, bool) = (row.get(3), row.get(4), row.get(5), row.get(6));
+    assert_eq!(policies, ("all", 10, "queue", false));
+    owner
+        .batch_execute("INSERT INTO schedule_tick (schedule_id, due_at, outcome) SELECT id, now(), 'skipped' FROM workflow_schedule")
+        .await
+        .unwrap();
+    let (_, rows) = run(&server, &all, "SELECT t.due_at, ").await;
+    assert_eq!(rows[0][1..], [Some("skipped".to_string()), None, None]);
+    assert_eq!(run(&server, &all, "DELETE FROM floh_worker.workflow_schedule ").await.0, 1);
+    assert!(owner.query(schedule, &[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn the_monitoring_statement_runs() {
     let (server, _store) = migrated().await;
     let (_, rest) = README.split_once("    psql -c '").unwrap();

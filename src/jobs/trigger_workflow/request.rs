@@ -1,6 +1,6 @@
 //! What the data of a `trigger-workflow` job may say: our own scheduler's, and what others write.
 
-use crate::store::schedule::NamedStart;
+use crate::store::{definition::Reference, run::NewRun};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -15,8 +15,8 @@ const SUBMITTER: [&str; 4] = ["submitterId", "submitter", "triggeredBy", "userId
 pub(super) enum Request {
     /// A run of this schedule.
     Schedule(Uuid),
-    /// A run of this definition.
-    Definition(NamedStart),
+    /// A run of this definition, in a queue that is not said.
+    Definition(NewRun),
 }
 
 impl Request {
@@ -39,8 +39,8 @@ impl Request {
             return Err(format!("{WANTED}; its `{name}` is neither a definition's name nor a version's id"));
         };
         let variables = match given(fields, &["variables"]) {
-            None => Value::Object(Map::new()),
-            Some((_, variables @ Value::Object(_))) => variables.clone(),
+            None => Map::new(),
+            Some((_, Value::Object(variables))) => variables.clone(),
             Some(_) => return Err(format!("{WANTED}; its `variables` are no object")),
         };
         let use_mocks = match given(fields, &["useMocks"]) {
@@ -48,15 +48,11 @@ impl Request {
             Some((_, Value::Bool(use_mocks))) => *use_mocks,
             Some(_) => return Err(format!("{WANTED}; its `useMocks` is neither true nor false")),
         };
-        Ok(Request::Definition(NamedStart {
-            definition: definition.trim().to_string(),
-            submitter_id: submitter(fields).map_err(|name| {
-                format!("{WANTED}; its `{name}` is neither a person's id or address nor an object with one")
-            })?,
-            variables,
-            use_mocks,
-            queue: String::new(),
-        }))
+        let submitter_id = submitter(fields).map_err(|name| {
+            format!("{WANTED}; its `{name}` is neither a person's id or address nor an object with one")
+        })?;
+        let Ok(definition) = definition.trim().parse::<Reference>();
+        Ok(Request::Definition(NewRun { variables, submitter_id, use_mocks, ..NewRun::new(definition, "") }))
     }
 }
 
@@ -90,16 +86,20 @@ mod tests {
         let id = "6f1c0d3a-0000-4000-8000-000000000000";
         assert_eq!(Request::read(&json!({"scheduleId": id})), Ok(Request::Schedule(id.parse().unwrap())));
         let read = |data: Value| match Request::read(&data) {
-            Ok(Request::Definition(start)) => (start.definition, start.submitter_id, start.variables, start.use_mocks),
+            Ok(Request::Definition(run)) => {
+                (run.definition, run.submitter_id, Value::Object(run.variables), run.use_mocks)
+            }
             other => panic!("{data}: {other:?}"),
         };
         let nothing = || json!({});
-        assert_eq!(read(json!({"definition": "onboarding"})), ("onboarding".into(), None, nothing(), false));
+        let name = |text: &str| Reference::Name(text.into());
+        assert_eq!(read(json!({"definition": " onboarding"})), (name("onboarding"), None, nothing(), false));
+        assert_eq!(read(json!({"workflow": "onboarding@3"})).0, Reference::Version("onboarding".into(), 3));
         assert_eq!(
             read(
                 json!({"workflowId": id, "variables": {"a": 1}, "submitter": {"id": "u-1"}, "useMocks": true, "x": []})
             ),
-            (id.into(), Some("u-1".into()), json!({"a": 1}), true)
+            (Reference::Id(id.parse().unwrap()), Some("u-1".into()), json!({"a": 1}), true)
         );
         let some = |text: &str| Some(text.to_string());
         assert_eq!(read(json!({"workflowName": "a", "triggeredBy": "ada@example.org"})).1, some("ada@example.org"));
