@@ -111,7 +111,9 @@ impl EscalationReminder {
         let to = match who.approver_email.as_deref().map(address::parse) {
             None => return Ok(", without a mail: there is no address".into()),
             Some(Err(why)) => return Ok(format!(", without a mail: {why}")),
-            Some(Ok(mailbox)) => who.approver_name.as_deref().map_or_else(|| mailbox.clone(), |n| address::named(&mailbox, n)),
+            Some(Ok(mailbox)) => {
+                who.approver_name.as_deref().map_or_else(|| mailbox.clone(), |n| address::named(&mailbox, n))
+            }
         };
         if let Err(why) = mailer.sender() {
             return Ok(format!(", without a mail: {why}"));
