@@ -73,11 +73,7 @@ pub trait StepType: Send + Sync {
     ///
     /// # Errors
     /// Only what PostgreSQL said: whatever is wrong with the step itself is an [`Ending::Failed`].
-    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
-        Box::pin(async move {
-            Ok(Ending::failed(format!("steps of type `{}` are not executed yet", visit.step.kind.name())))
-        })
-    }
+    fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>>;
 }
 
 /// All types that are executed.

@@ -2,17 +2,19 @@
 
 mod recipients;
 
-use super::{StepType, words};
+use super::{StepType, question, words};
 use crate::{
     engine::{
         definition::Retry,
         fields::Fields,
+        people::Asked,
         run::{Effect, EffectError, Ending, Visit},
     },
     mail::{Kind, Message, MessageId, Template, message::one_line},
     store::{
         FencedTransaction, StoreError,
         notification::{NewNotification, notify},
+        question::{Question, QuestionKind, QuestionStatus},
         run::StepStatus,
     },
 };
@@ -98,8 +100,13 @@ impl StepType for Notification {
 
     fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
         Box::pin(async {
-            if self.waits(&visit.step.config) {
-                return Ok(Ending::failed("notifications with an `acceptance` are not executed yet"));
+            let accepts = self.waits(&visit.step.config);
+            if accepts && visit.waits {
+                let questions = question::asked(visit, QuestionKind::Acceptance).await?;
+                // Without any it is still on its way to the people.
+                if !questions.is_empty() {
+                    return Ok(accepted(visit, &questions));
+                }
             }
             let config = match visit.config() {
                 Ok(config) => config,
@@ -113,12 +120,60 @@ impl StepType for Notification {
                 Ok(texts) => texts,
                 Err(why) => return Ok(Ending::failed(why)),
             };
-            if config.get("channel").and_then(Value::as_str) == Some("inApp") {
-                return Ok(tell(visit, &config, &recipients, &texts));
-            }
-            Ok(send(visit, &recipients, &texts).await)
+            let told = if config.get("channel").and_then(Value::as_str) == Some("inApp") {
+                tell(visit, &config, &recipients, &texts)
+            } else {
+                send(visit, &recipients, &texts).await
+            };
+            Ok(if accepts { ask(visit, &config, &recipients, &texts, told) } else { told })
         })
     }
+}
+
+/// Once they are told, each of them is asked to accept it.
+fn ask(
+    visit: &Visit<'_>,
+    config: &Map<String, Value>,
+    recipients: &[Recipient],
+    texts: &Texts,
+    told: Ending,
+) -> Ending {
+    let Ending::Done { result: told_result, effects, .. } = told else { return told };
+    let filled = match texts.fill_all(visit, recipients) {
+        Ok(filled) => filled,
+        Err(why) => return Ending::failed(why),
+    };
+    let expires = config.get("acceptance").and_then(|acceptance| acceptance.get("expiresAfter"));
+    let due = question::due(visit, expires);
+    let questions = recipients.iter().zip(filled).map(|(recipient, [subject, text, html])| {
+        let asked = Asked {
+            id: recipient.id.clone(),
+            email: recipient.email.clone().unwrap_or_default(),
+            display_name: String::new(),
+        };
+        let mut new = question::to(&asked, QuestionKind::Acceptance, visit, config, due);
+        new.title = one_line(&subject.unwrap_or_else(|| visit.step.name.clone()));
+        new.message = text.or(html);
+        new
+    });
+    match question::ask_after(visit, questions.collect(), "assigned", effects) {
+        Ending::Waits { status, until, assignment, effects, .. } => {
+            Ending::Waits { status, until, result: told_result, assignment, effects }
+        }
+        other => other,
+    }
+}
+
+/// What the answers come to: one rejection decides, and so does the last acceptance.
+fn accepted(visit: &Visit<'_>, questions: &[Question]) -> Ending {
+    if let Some(rejected) = questions.iter().find(|one| one.status == QuestionStatus::Rejected) {
+        return question::decided(visit, rejected, Vec::new());
+    }
+    if questions.iter().any(|one| one.status != QuestionStatus::Approved) {
+        return question::unanswered(visit, questions);
+    }
+    let result = json!({ "accepted": questions.iter().map(question::said).collect::<Vec<_>>() });
+    Ending::Done { outcome: "approved".into(), set: Map::new(), result: Some(result), effects: Vec::new() }
 }
 
 /// The templates of a message.
