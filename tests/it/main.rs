@@ -60,6 +60,7 @@ mod runs_cost;
 #[cfg(feature = "test-jobs")]
 mod runs_crash;
 mod runs_drain;
+mod runs_outages;
 mod runs_people;
 mod runs_random;
 #[cfg(feature = "test-jobs")]

@@ -35,6 +35,8 @@ const answers = {
   status: (call, response, [status]) => json(response, Number(status), { message: `no: ${call.headers.authorization}` }),
   redirect: (_, response) => response.writeHead(302, { location: '/effects' }).end(),
   slow: () => {},
+  // Does it after so many milliseconds.
+  late: (call, response, [ms]) => setTimeout(() => answers.effects(call, response), Number(ms)),
   drip: (_, response) => {
     response.writeHead(200, { 'content-type': 'text/plain' });
     const timer = setInterval(() => response.write('x'), 5);

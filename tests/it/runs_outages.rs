@@ -1,0 +1,99 @@
+//! Runs through outages: a Redis that was emptied while they wait, a PostgreSQL that restarts while a call is out, a clock of
+//! the worker that is wrong.
+
+use crate::support::{Fleet, http::HttpServer, runs::chain, wait_for};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn delay(id: &str, seconds: f64) -> Value {
+    json!({"id": id, "type": "connector",
+        "config": {"connectorId": "delay", "command": "wait", "params": {"duration": seconds}}})
+}
+
+fn call(id: &str, url: String) -> Value {
+    json!({"id": id, "type": "connector", "config": {
+        "connectorId": "http", "command": "request", "params": {"method": "POST", "url": url, "body": {}, "timeout": 30}}})
+}
+
+#[test]
+fn a_redis_that_was_emptied_gets_every_wake_up_back() {
+    let mut fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[("WORKER_CONCURRENCY", "4")]);
+    let short = fleet.define(&chain("short", vec![delay("wait", 20.0)]));
+    let long = fleet.define(&chain("long", vec![delay("wait", 3600.0)]));
+    let runs: Vec<String> = (0..10).map(|_| fleet.start_run(&short, &json!({}))).collect();
+    let sleeping = fleet.start_run(&long, &json!({}));
+    for run in runs.iter().chain([&sleeping]) {
+        fleet.wait_at(run, "wait", LIMIT);
+    }
+    fleet.redis::<()>("FLUSHALL", &[]);
+    let emptied = Instant::now();
+    for run in &runs {
+        fleet.wait_run(run, "completed", LIMIT);
+        assert_eq!(fleet.steps(run).len(), 3, "nothing was repeated");
+    }
+    // The one that is not due for an hour is there again, too.
+    let key = fleet.key("delayed");
+    wait_for("the wake-up of the sleeping run", LIMIT, || {
+        let delayed: Vec<String> = fleet.redis("ZRANGE", &[&key, &"0", &"-1"]);
+        delayed.iter().any(|id| id.contains(&sleeping)).then_some(())
+    });
+    println!("all back {:?} after Redis was emptied", emptied.elapsed());
+    // A decision reaches a waiting run at once, whatever its wait was.
+    fleet.sql(&format!(
+        "UPDATE floh_worker.workflow_run SET cancel_requested_at = now(), cancel_reason = 'enough' WHERE id = '{sleeping}'"
+    ));
+    fleet.wait_run(&sleeping, "cancelled", LIMIT);
+    worker.stop();
+}
+
+#[test]
+fn a_call_that_came_back_while_postgresql_restarted_is_not_made_again() {
+    let mut fleet = Fleet::start();
+    let http = HttpServer::start();
+    let mut worker = fleet.worker("1", &[("CONNECTOR_ALLOWED_HOSTS", "localhost")]);
+    // Prepared before, so that the call is the only thing that takes time.
+    let definition =
+        fleet.define(&chain("calls", vec![call("one", http.url("/effects")), call("two", http.url("/late/3000"))]));
+    let run = fleet.start_run(&definition, &json!({}));
+    wait_for("the second call", LIMIT, || (http.calls() >= 2).then_some(()));
+    fleet.postgres.down(Signal::SIGINT);
+    // The answer comes while it is away.
+    std::thread::sleep(Duration::from_secs(4));
+    fleet.postgres.up();
+    fleet.wait_run(&run, "completed", LIMIT);
+    assert_eq!(http.calls(), 2, "{:#}", http.seen());
+    worker.stop();
+}
+
+#[test]
+fn two_wake_ups_at_once_and_a_decision_in_the_middle_of_a_step_run_nothing_twice() {
+    let fleet = Fleet::start();
+    let http = HttpServer::start();
+    let settings = [("CONNECTOR_ALLOWED_HOSTS", "localhost"), ("WORKER_CONCURRENCY", "4")];
+    let mut workers = [fleet.worker("1", &settings), fleet.worker("2", &settings)];
+    let definition = fleet.define(&chain(
+        "calls",
+        vec![call("one", http.url("/late/300")), delay("wait", 0.5), call("two", http.url("/late/300"))],
+    ));
+    let runs: Vec<String> = (0..5).map(|_| fleet.start_run(&definition, &json!({}))).collect();
+    // Woken again and again, under way or waiting.
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        fleet.sql("SELECT floh_worker.wake_run(id) FROM floh_worker.workflow_run");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for run in &runs {
+        fleet.wait_run(run, "completed", LIMIT);
+        let steps = fleet.steps(run);
+        assert_eq!(steps.len(), 5, "{steps:#?}");
+        assert!(steps.iter().all(|step| (step.visit, step.attempt) == (1, 1)), "{steps:#?}");
+    }
+    assert_eq!(http.calls(), 10, "{:#}", http.seen());
+    for worker in &mut workers {
+        worker.stop();
+    }
+}
