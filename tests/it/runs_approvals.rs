@@ -23,6 +23,8 @@ trait Approvals {
     fn wait_end(&self, run: &str, step: &str);
     /// The outbox' rows about a run's approvals that have this name and end.
     fn jobs(&self, run: &str, name: &str, ended: &str) -> usize;
+    /// Waits until a person was told so many things.
+    fn wait_told(&self, run: &str, email: &str, count: usize);
     /// What a person was told in the application: kind, and how many milliseconds after they were asked.
     fn told(&self, run: &str, email: &str) -> Vec<(String, i64)>;
 }
@@ -85,6 +87,10 @@ impl Approvals for Fleet {
         rows.len()
     }
 
+    fn wait_told(&self, run: &str, email: &str, count: usize) {
+        wait_for(&format!("{email} to be told"), LIMIT, || (self.told(run, email).len() == count).then_some(()));
+    }
+
     fn told(&self, run: &str, email: &str) -> Vec<(String, i64)> {
         let rows = self.sql(&format!(
             "SELECT n.kind, floor(extract(epoch FROM n.created_at - a.asked_at) * 1000)::bigint
@@ -113,6 +119,8 @@ fn the_first_of_several_decides_by_plain_sql_or_by_flohctl() {
     assert_eq!(step(&run).status, "waiting_approval");
     assert_eq!(statuses(&fleet.approvals(&run)), ["pending", "pending"]);
     let id = fleet.asked(&run, "b@example.org");
+    worker.wait_log("b@example.org is asked to decide, without a mail: no mail can be sent: SMTP_HOST is not set");
+    fleet.wait_told(&run, "a@example.org", 1);
     fleet.decide(&id, "status = 'approved', decided_by = 'b@example.org', reason = 'fine'");
     fleet.wait_end(&run, "was-approved");
     assert_eq!(statuses(&fleet.approvals(&run)), ["void", "approved"]);
@@ -121,8 +129,6 @@ fn the_first_of_several_decides_by_plain_sql_or_by_flohctl() {
     assert_eq!((&result["outcome"], &decision["decidedBy"]), (&json!("approved"), &json!("b@example.org")));
     assert_eq!((&decision["approver"], &decision["reason"]), (&json!("b@example.org"), &json!("fine")));
     assert_eq!(fleet.run(&run).variables["decision"], result);
-    worker.wait_log("b@example.org is asked to decide, without a mail: ");
-    assert_eq!(fleet.told(&run, "a@example.org").len(), 1);
 
     // An operator decides.
     let run = fleet.ask(config);
@@ -167,11 +173,11 @@ fn one_after_the_other_and_all_at_once_with_a_quorum() {
         let asked = fleet.asked(&run, &format!("{approver}@example.org"));
         let open = fleet.approvals(&run).iter().filter(|row| row[2] == "pending").count();
         assert_eq!((open, fleet.run(&run).status == "completed"), (1, false));
+        // Each is told when it is their turn.
+        fleet.wait_told(&run, &format!("{approver}@example.org"), 1);
         fleet.decide(&asked, YES);
     }
     fleet.wait_end(&run, "was-approved");
-    // Each was told when it was their turn.
-    assert!(fleet.told(&run, "c@example.org").len() == 1);
 
     let run = fleet.ask(json!({"approvers": three, "mode": "sequential"}));
     fleet.decide(&fleet.asked(&run, "a@example.org"), YES);
@@ -281,7 +287,7 @@ fn what_nobody_decides_expires_and_a_decision_in_time_counts_whenever_somebody_l
 fn reminders_come_in_their_time_and_then_somebody_else_is_asked() {
     let fleet = Fleet::start();
     let _worker = fleet.worker("1", &[("WORKER_CONCURRENCY", "4")]);
-    let escalation = json!({"remindAfter": "1s", "remindEvery": "1s", "maxReminders": 2, "reassignAfter": "4s",
+    let escalation = json!({"remindAfter": "1s", "remindEvery": "1s", "maxReminders": 2, "reassignAfter": "10s",
         "reassignTo": "boss@example.org"});
     let run = fleet.ask(json!({"approvers": ["a@example.org"], "escalation": escalation}));
     let quick = fleet.ask(json!({"approvers": ["a@example.org"], "escalation": escalation}));
@@ -293,20 +299,20 @@ fn reminders_come_in_their_time_and_then_somebody_else_is_asked() {
     let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["approval", "approval-reminder-1", "approval-reminder-2"], "{told:?}");
     for ((_, at), due) in told.iter().zip([0, 1000, 2000]) {
-        assert!((due..due + 2000).contains(at), "{told:?}");
+        assert!((due..due + 4000).contains(at), "{told:?}");
     }
     // Who was asked, and why not any more.
     let sql = format!("SELECT status, reassigned_to, reassigned_because FROM floh_worker.approval WHERE id = '{old}'");
-    let because = "a@example.org has not decided within 4s";
+    let because = "a@example.org has not decided within 10s";
     assert_eq!(fleet.sql(&sql), [["reassigned", new.as_str(), because].map(|text| Some(text.to_string())).to_vec()]);
     let sql = format!(
         "SELECT extract(epoch FROM n.asked_at - o.asked_at)::float8 FROM floh_worker.approval n
         JOIN floh_worker.approval o ON o.id = n.reassigned_from WHERE n.id = '{new}'"
     );
     let after: f64 = fleet.sql(&sql)[0][0].as_deref().unwrap().parse().unwrap();
-    assert!((4.0..6.0).contains(&after), "{after}");
+    assert!((10.0..14.0).contains(&after), "{after}");
     // The new one is reminded from the beginning, and replaced by nobody.
-    wait_for("the new one's reminders", LIMIT, || (fleet.told(&run, "boss@example.org").len() == 3).then_some(()));
+    fleet.wait_told(&run, "boss@example.org", 3);
     fleet.decide(&new, YES);
     fleet.wait_end(&run, "was-approved");
     // Of the one who decided in time nothing more is wanted: all jobs have come, and were void.
@@ -314,9 +320,13 @@ fn reminders_come_in_their_time_and_then_somebody_else_is_asked() {
         let names = ["escalation-reminder", "escalation-reassignment"];
         names.iter().all(|name| fleet.jobs(&quick, name, "no") == 0).then_some(())
     });
-    assert_eq!(fleet.jobs(&quick, "escalation-reminder", "completed"), 2, "the first word, and one that was void");
+    assert!(fleet.jobs(&quick, "escalation-reminder", "completed") >= 2, "the first word, and one that was void");
     assert_eq!(fleet.jobs(&quick, "escalation-reassignment", "completed"), 1);
-    assert_eq!(fleet.told(&quick, "a@example.org").len(), 1);
+    let late = format!(
+        "SELECT n.kind FROM floh_worker.notification n JOIN floh_worker.approval a USING (run_id)
+        WHERE n.run_id = '{quick}' AND n.created_at > a.decided_at"
+    );
+    assert_eq!(fleet.sql(&late), Vec::<Vec<_>>::new());
     assert_eq!(fleet.approvals(&quick).len(), 1);
 }
 
@@ -382,7 +392,7 @@ fn a_mail_server_that_is_down_costs_no_reminder() {
     let worker = fleet.worker("1", &[settings.to_vec(), vec![("WORKER_CONCURRENCY", "4")]].concat());
     let escalation = json!({"remindAfter": "1s", "remindEvery": "1s", "maxReminders": 2});
     let run = fleet.ask(json!({"approvers": ["a@example.org"], "escalation": escalation}));
-    wait_for("all reminders", LIMIT, || (fleet.told(&run, "a@example.org").len() == 3).then_some(()));
+    fleet.wait_told(&run, "a@example.org", 3);
     worker.wait_log("the mail is not sent: the mail server 127.0.0.1:");
     let sql = format!("SELECT reminders FROM floh_worker.approval WHERE run_id = '{run}'");
     assert_eq!(fleet.sql(&sql)[0][0].as_deref(), Some("2"));
