@@ -6,11 +6,13 @@ use super::{
     escalation_reminder::{Data, again},
 };
 use crate::{
+    engine::steps::approval::approver,
     events,
     queue::BoxFuture,
     store::approval::{self, Due, Undecided},
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 /// The job's name.
 pub const NAME: &str = "escalation-reassignment";
@@ -36,10 +38,18 @@ impl Handler for EscalationReassignment {
                 }
                 Due::Now(overdue) => overdue,
             };
-            let (who, to) = (overdue.who.label(), overdue.to.label());
-            let because = format!("{who} has not decided within {}", overdue.after);
-            match approval::reassign(&transaction, id, &overdue.to, &because).await {
+            // Whoever was named then may have left meanwhile.
+            let to = match approver(&job.store, &json!(overdue.to.approver)).await? {
+                Ok(to) => to,
+                Err(why) => {
+                    transaction.rollback().await;
+                    return Ok(left(id, &format!("approval {id} cannot be reassigned: {why}")));
+                }
+            };
+            let because = format!("{} has not decided within {}", overdue.who.label(), overdue.after);
+            match approval::reassign(&transaction, id, &to, &because).await {
                 Ok(new) => {
+                    let to = to.label();
                     let value = json!({"approvalId": id, "reassignedTo": new, "to": to});
                     let value = job.complete(transaction, value).await?;
                     tracing::info!(message_id = events::APPROVAL_REASSIGNED, "{to} decides now: {because}");
@@ -48,11 +58,16 @@ impl Handler for EscalationReassignment {
                 // Whoever should be asked is asked already, or the step has ended just now: all stays as it is.
                 Err(Undecided::Refused(why)) => {
                     transaction.rollback().await;
-                    tracing::warn!(message_id = events::APPROVAL_NOT_REASSIGNED, "{why}");
-                    Ok(json!({"approvalId": id, "skipped": why}))
+                    Ok(left(id, &why))
                 }
                 Err(Undecided::Store(error)) => Err(error.into()),
             }
         })
     }
+}
+
+/// All stays as it is, and why.
+fn left(id: Uuid, why: &str) -> Value {
+    tracing::warn!(message_id = events::APPROVAL_NOT_REASSIGNED, "{why}");
+    json!({"approvalId": id, "skipped": why})
 }

@@ -8,7 +8,7 @@ pub use escalation::{Due, Overdue, Reminder, next_reminder, overdue, reassign, r
 use super::{Client, Store, StoreError};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -240,20 +240,6 @@ fn approver(row: &Row) -> Result<Approver, StoreError> {
 }
 
 impl Approver {
-    /// Of a person's snapshot; `named` is how the definition names them.
-    #[must_use]
-    pub fn of(named: &Value, person: &Map<String, Value>) -> Approver {
-        let text = |name: &str| person.get(name).and_then(Value::as_str).map(str::to_string);
-        let (id, email) = (text("id"), text("email"));
-        let named = named.as_str().map(str::to_string).or_else(|| id.clone()).or_else(|| email.clone());
-        Approver {
-            approver: named.unwrap_or_default(),
-            approver_id: id,
-            approver_email: email,
-            approver_name: text("displayName"),
-        }
-    }
-
     /// Whether it is the same person.
     #[must_use]
     pub fn is(&self, other: &Approver) -> bool {

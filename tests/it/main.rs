@@ -55,6 +55,7 @@ mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
 mod runs;
+mod runs_approvals;
 #[cfg(feature = "test-jobs")]
 mod runs_cost;
 #[cfg(feature = "test-jobs")]

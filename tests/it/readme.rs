@@ -115,7 +115,7 @@ async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
     assert_eq!(count, 1);
     let chained = "SELECT action FROM audit_chain JOIN audit_log ON audit_log.id = audit_id";
     assert_eq!(owner.query_one(chained, &[]).await.unwrap().get::<_, &str>(0), "role.granted");
-    assert_eq!(all.len(), 6, "a statement that this test does not know: {all:?}");
+    assert_eq!(all.len(), 8, "a statement that this test does not know: {all:?}");
 
     // The rights are no more than that.
     let api = server.session("api").await;
@@ -162,4 +162,48 @@ async fn the_monitoring_statement_runs() {
     let (_, rest) = README.split_once("    psql -c '").unwrap();
     let (statement, _) = rest.split_once("'\n").unwrap();
     server.session("floh").await.query(statement, &[]).await.unwrap();
+}
+
+/// The approval that README's statements name.
+const APPROVAL: &str = "a7b0c0de-0000-0000-0000-000000000000";
+
+#[tokio::test]
+async fn an_approval_is_found_and_decided_by_one_statement_each() {
+    let (server, _store) = migrated().await;
+    let owner = server.session("floh").await;
+    furnish(&owner).await;
+    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
+    let statements = statements("What an API server does");
+    let (grants, all): (Vec<_>, Vec<_>) = statements.iter().partition(|text| text.starts_with("GRANT "));
+    for grant in &grants {
+        owner.batch_execute(grant).await.unwrap();
+    }
+    owner
+        .batch_execute(&format!(
+            "INSERT INTO workflow_step (run_id, step_id, type, status) VALUES ('{RUN}', 'ask', 'approval', 'waiting_approval');
+            UPDATE workflow_run SET status = 'waiting', current_step = 'ask', wake_at = NULL WHERE id = '{RUN}';
+            INSERT INTO approval (id, run_id, step_id, visit, position, mode, quorum, approver, approver_id, title, asked_at)
+                VALUES ('{APPROVAL}', '{RUN}', 'ask', 1, 1, 'single', 1, 'u-9', 'u-9', 'A role', now())"
+        ))
+        .await
+        .unwrap();
+    let (_, rows) = run(&server, &all, "SELECT id, run_id, ").await;
+    let shown: Vec<_> = rows[0].iter().take(4).map(|column| column.as_deref().unwrap()).collect();
+    assert_eq!((rows.len(), &shown[..]), (1, &[APPROVAL, RUN, "ask", "A role"][..]));
+    let wakes = "SELECT count(*) FROM job_outbox WHERE name = 'resume-run'";
+    let before: i64 = owner.query_one(wakes, &[]).await.unwrap().get(0);
+    assert_eq!(run(&server, &all, "UPDATE floh_worker.approval ").await.0, 1);
+    let after: i64 = owner.query_one(wakes, &[]).await.unwrap().get(0);
+    assert_eq!(after, before + 1, "the decision wakes the run");
+    let (_, rows) = run(&server, &all, "SELECT id, run_id, ").await;
+    assert_eq!(rows.len(), 0);
+    let api = server.session("api").await;
+    let again = format!(
+        "UPDATE floh_worker.approval SET status = 'rejected', decided_by = 'x', reason = 'x' WHERE id = '{APPROVAL}'"
+    );
+    let error = api.batch_execute(&again).await.unwrap_err();
+    assert!(error.as_db_error().unwrap().message().contains("was decided already: approved by u-9"), "{error:?}");
+    // Nothing else can be written there.
+    let error = api.batch_execute("UPDATE floh_worker.approval SET due_at = NULL").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "42501");
 }

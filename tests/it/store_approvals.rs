@@ -207,7 +207,8 @@ async fn a_decision_says_who_and_a_rejection_why_and_nothing_else_changes() {
 async fn each_mode_is_settled_by_the_decision_that_leaves_nothing_to_decide() {
     let bench = Bench::new().await;
     // Mode, quorum, approvers; decisions in order; what it comes to, and what is left of the others.
-    let cases: [(&'static str, i32, i32, &[bool], Option<&str>, &str); 9] = [
+    type Case = (&'static str, i32, i32, &'static [bool], Option<&'static str>, &'static str);
+    let cases: [Case; 9] = [
         ("single", 1, 3, &[false], Some("rejected"), "void void"),
         ("parallel", 3, 3, &[true, true], None, "pending"),
         ("parallel", 3, 3, &[true, true, true], Some("approved"), ""),

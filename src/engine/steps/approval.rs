@@ -6,6 +6,8 @@
 mod ask;
 mod settle;
 
+pub use ask::approver;
+
 use super::{StepType, check_question, failures_of_question, words};
 use crate::{
     engine::{

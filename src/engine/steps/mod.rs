@@ -1,6 +1,6 @@
 //! The types of steps, one file each.
 
-mod approval;
+pub mod approval;
 mod case;
 mod condition;
 mod connector;

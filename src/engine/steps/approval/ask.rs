@@ -8,7 +8,7 @@ use crate::{
         span,
     },
     store::{
-        FencedTransaction, StoreError,
+        FencedTransaction, Store, StoreError,
         approval::{self, Approver, NewApproval, Place},
         run::StepStatus,
     },
@@ -102,7 +102,7 @@ async fn approvers(
     let named = named.iter().flat_map(|one| one.as_array().map_or(std::slice::from_ref(one), Vec::as_slice));
     let mut approvers: Vec<Approver> = Vec::new();
     for one in named {
-        let person = match person(visit, one).await? {
+        let person = match approver(visit.store, one).await? {
             Ok(person) => person,
             Err(why) => return Ok(Err(format!("`approvers`: {why}"))),
         };
@@ -116,11 +116,20 @@ async fn approvers(
     Ok(if approvers.is_empty() { Err("`approvers` names nobody".into()) } else { Ok(approvers) })
 }
 
-/// The person who is named, as known now.
-async fn person(visit: &Visit<'_>, named: &Value) -> Result<Result<Approver, String>, StoreError> {
-    Ok(people::snapshot(visit.store, named).await?.and_then(|person| match person {
-        Value::Object(members) => Ok(Approver::of(named, &members)),
-        _ => Err(format!("{named} names nobody")),
+/// The person who is named, as known now, if they can be asked; or why not.
+///
+/// # Errors
+/// Only what PostgreSQL said.
+pub async fn approver(store: &Store, named: &Value) -> Result<Result<Approver, String>, StoreError> {
+    Ok(people::asked(store, named).await?.map(|asked| Approver {
+        approver: named
+            .as_str()
+            .map(str::to_string)
+            .or_else(|| asked.id.clone())
+            .unwrap_or_else(|| asked.email.clone()),
+        approver_id: asked.id,
+        approver_email: Some(asked.email).filter(|email| !email.is_empty()),
+        approver_name: Some(asked.display_name).filter(|name| !name.is_empty()),
     }))
 }
 
@@ -153,7 +162,7 @@ async fn escalation(visit: &Visit<'_>, config: Option<&Value>) -> Result<Result<
     let wanted = config.get("maxReminders").and_then(Value::as_u64).unwrap_or(most);
     kept.insert("maxReminders".into(), json!(wanted.min(most)));
     if let Some(to) = config.get("reassignTo").filter(|value| !value.is_null()) {
-        match person(visit, to).await? {
+        match approver(visit.store, to).await? {
             Ok(person) => _ = kept.insert("reassignTo".into(), serde_json::to_value(person).unwrap_or_default()),
             Err(why) => return Ok(Err(format!("`escalation.reassignTo`: {why}"))),
         }
