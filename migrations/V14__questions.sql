@@ -216,6 +216,20 @@ END $$;
 
 CREATE TRIGGER keep_question BEFORE UPDATE ON question FOR EACH ROW EXECUTE FUNCTION keep_question();
 
+-- Whoever is asked is told, by a job that is written with the question. What is to be accepted tells for itself.
+CREATE FUNCTION question_asked() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO job_outbox (queue, job_id, name, data)
+        SELECT r.queue, 'ask-' || NEW.id, 'escalation-reminder', jsonb_build_object('questionId', NEW.id)
+        FROM workflow_run r WHERE r.id = NEW.run_id
+        ON CONFLICT (queue, job_id) DO NOTHING;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER question_asked AFTER INSERT ON question
+    FOR EACH ROW WHEN (NEW.status = 'pending' AND NEW.kind <> 'acceptance') EXECUTE FUNCTION question_asked();
+
 -- An answer wakes the run; so does a question that somebody withdraws while the step waits for it. The run is locked here,
 -- after the question: whoever has the run never waits for a question.
 CREATE FUNCTION question_answered() RETURNS trigger
@@ -269,7 +283,7 @@ CREATE TRIGGER run_leaves_questions AFTER UPDATE OF status ON workflow_run
     EXECUTE FUNCTION run_leaves_questions();
 
 -- These run with the rights of the schema's owner, as triggers only.
-REVOKE ALL ON FUNCTION answer_question(), question_answered(), step_leaves_questions(), run_leaves_questions(),
+REVOKE ALL ON FUNCTION answer_question(), question_asked(), question_answered(), step_leaves_questions(), run_leaves_questions(),
     close_questions(uuid, text, integer) FROM PUBLIC;
 
 INSERT INTO schema_version (version, compatible_from) VALUES (14, '0.1.0');

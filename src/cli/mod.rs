@@ -9,6 +9,7 @@ mod config;
 mod connector;
 mod job;
 mod migrate;
+mod question;
 mod run;
 mod schedule;
 mod settings;
@@ -60,6 +61,8 @@ enum Command {
     Migrate(migrate::Arguments),
     Config(config::Arguments),
     #[command(subcommand)]
+    Question(question::Command),
+    #[command(subcommand)]
     Run(run::Command),
     #[command(subcommand)]
     Schedule(schedule::Command),
@@ -100,6 +103,7 @@ async fn answer(cli: Cli) -> Answer {
         Command::Migrate(arguments) => migrate::run(arguments, &configuration()?).await,
         Command::Config(arguments) => config::run(arguments, &cli.env_files),
         Command::Run(command) => run::run(command, &configuration()?).await,
+        Command::Question(command) => question::run(command, &configuration()?).await,
         Command::Schedule(command) => schedule::run(command, configuration).await,
         Command::Workflow(command) => workflow::run(command, configuration).await,
     }

@@ -4,11 +4,11 @@
 //! The database writes the first ones with the question, and each sees to the next one before any mail is sent: a mail
 //! server that is down for long costs one mail, not the reminders after it.
 
-use super::{Handler, JobContext, JobError};
+use super::{Handler, JobContext, JobError, question_asked, telling};
 use crate::{
     engine::run::Engine,
     events,
-    mail::{Message, MessageId, address},
+    mail::MessageId,
     queue::BoxFuture,
     store::{
         approval::{self, Due, Reminder},
@@ -72,6 +72,9 @@ impl Handler for EscalationReminder {
 
     fn run<'a>(&'a self, job: &'a JobContext) -> BoxFuture<'a, Result<Value, JobError>> {
         Box::pin(async {
+            if let Some(question) = question_asked::named(&job.data) {
+                return question_asked::tell(&self.engine, job, question).await;
+            }
             let data = Data::read(job)?;
             let (id, number) = (data.approval_id, data.number.unwrap_or(-1));
             let transaction = job.begin().await?;
@@ -106,25 +109,10 @@ impl Handler for EscalationReminder {
 impl EscalationReminder {
     /// Sends a mail; what is to be said of it in the journal.
     async fn mail(&self, id: Uuid, number: i32, reminder: &Reminder, words: Words) -> Result<String, JobError> {
-        let mailer = &self.engine.tools().mailer;
         let who = &reminder.who;
-        let to = match who.approver_email.as_deref().map(address::parse) {
-            None => return Ok(", without a mail: there is no address".into()),
-            Some(Err(why)) => return Ok(format!(", without a mail: {why}")),
-            Some(Ok(mailbox)) => {
-                who.approver_name.as_deref().map_or_else(|| mailbox.clone(), |n| address::named(&mailbox, n))
-            }
-        };
-        if let Err(why) = mailer.sender() {
-            return Ok(format!(", without a mail: {why}"));
-        }
+        let to = (who.approver_email.as_deref(), who.approver_name.as_deref());
         let id = MessageId::of(&["approval", &id.to_string(), &number.to_string()]);
-        let message = Message { to, subject: words.subject, text: Some(words.text), html: None, id };
-        match mailer.send(&message).await {
-            Ok(()) => Ok(String::new()),
-            Err(error) if error.passing => Err(JobError::Retry(format!("the mail is not sent: {error}"))),
-            Err(error) => Err(JobError::Fail(format!("the mail is not sent: {error}"))),
-        }
+        telling::mail(&self.engine, to, words.subject, words.text, id).await
     }
 }
 

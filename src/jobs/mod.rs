@@ -16,12 +16,14 @@ pub mod escalation_reminder;
 pub mod holds;
 mod memory;
 mod outbox;
+mod question_asked;
 mod reconcile;
 mod registry;
 pub mod resume_run;
 mod runner;
 mod running;
 pub mod stuck_run_recovery;
+mod telling;
 #[cfg(feature = "test-jobs")]
 mod test_jobs;
 pub mod trigger_workflow;

@@ -129,6 +129,8 @@ pub struct Question {
     pub run: Uuid,
     /// The step.
     pub step: String,
+    /// The visit.
+    pub visit: i32,
     /// Who was asked: the id, if they have one.
     pub assignee_id: Option<String>,
     /// Their address.
@@ -194,7 +196,7 @@ pub async fn expire(client: &Client, asker: &Asker) -> Result<(), StoreError> {
     client.execute(sql, &[&asker.run, &asker.step, &asker.visit]).await.map(drop)
 }
 
-const QUESTION: &str = "SELECT id, kind, run_id, step_id, assignee_id, assignee_email, title, message, fields,
+const QUESTION: &str = "SELECT id, kind, run_id, step_id, visit, assignee_id, assignee_email, title, message, fields,
     document_type, document_id, status, answer, reason, answered_by, answered_at, due_at FROM question";
 
 impl Store {
@@ -211,8 +213,7 @@ impl Store {
     /// The question of this id.
     pub async fn question(&self, id: Uuid) -> Result<Option<Question>, StoreError> {
         let client = self.client().await?;
-        let sql = format!("{QUESTION} WHERE id = $1");
-        client.query_opt(&sql, &[&id]).await?.map(|row| question(&row)).transpose()
+        by_id(&client, id).await
     }
 
     /// Questions that wait for an answer, the oldest first; of one person, named by id or address, if `of` says so.
@@ -244,6 +245,12 @@ impl Store {
     }
 }
 
+/// The question of this id, as a transaction sees it.
+pub async fn by_id(client: &Client, id: Uuid) -> Result<Option<Question>, StoreError> {
+    let sql = format!("{QUESTION} WHERE id = $1");
+    client.query_opt(&sql, &[&id]).await?.map(|row| question(&row)).transpose()
+}
+
 fn question(row: &Row) -> Result<Question, StoreError> {
     let (fields, answer): (Value, Option<Value>) = (row.try_get("fields")?, row.try_get("answer")?);
     Ok(Question {
@@ -251,6 +258,7 @@ fn question(row: &Row) -> Result<Question, StoreError> {
         kind: QuestionKind::of(row.try_get("kind")?),
         run: row.try_get("run_id")?,
         step: row.try_get("step_id")?,
+        visit: row.try_get("visit")?,
         assignee_id: row.try_get("assignee_id")?,
         assignee_email: row.try_get("assignee_email")?,
         title: row.try_get("title")?,

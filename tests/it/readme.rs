@@ -30,7 +30,16 @@ async fn furnish(api: &Client) {
         "SET search_path = floh_worker;
         INSERT INTO workflow_definition (name, status, definition) VALUES ('onboarding', 'active', '{{}}');
         INSERT INTO workflow_run (id, definition_id) SELECT '{RUN}', id FROM workflow_definition;
-        INSERT INTO workflow_step (run_id, step_id, type) VALUES ('{RUN}', 'grant-role', 'role_grant')"
+        INSERT INTO workflow_step (run_id, step_id, type) VALUES ('{RUN}', 'grant-role', 'role_grant');
+        INSERT INTO workflow_run (definition_id, status) SELECT id, 'waiting' FROM workflow_definition;
+        INSERT INTO workflow_step (run_id, step_id, type, status)
+            SELECT id, 'ask', 'user_prompt', 'waiting_response' FROM workflow_run WHERE status = 'waiting';
+        INSERT INTO question (id, kind, run_id, step_id, visit, assignee_id, title, fields)
+            SELECT q.id::uuid, q.kind, s.run_id, 'ask', 1, 'u-17', 'A question', q.fields::jsonb
+            FROM workflow_step s, (VALUES
+                ('6f1c0d3a-0000-0000-0000-000000000001', 'prompt', '[{{\"name\": \"floor\", \"type\": \"number\"}}]'),
+                ('6f1c0d3a-0000-0000-0000-000000000002', 'review', '[]')) q (id, kind, fields)
+            WHERE s.step_id = 'ask'"
     ))
     .await
     .unwrap();
@@ -99,6 +108,24 @@ async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
     let (count, _) = run(&server, &all, "UPDATE floh_worker.workflow_run ").await;
     assert_eq!(count, 0, "what has ended is not cancelled again");
 
+    for table in ["app_user", "role"] {
+        for _ in 0..2 {
+            let (count, _) = run(&server, &all, &format!("INSERT INTO floh_worker.{table} ")).await;
+            assert_eq!(count, 1, "{table}");
+        }
+    }
+    let (count, rows) = run(&server, &all, "SELECT id, kind, ").await;
+    assert_eq!((count, rows.len()), (2, 2));
+    let (answer, reject) =
+        ("UPDATE floh_worker.question SET status = 'answered'", "UPDATE floh_worker.question SET status = 'rejected'");
+    for beginning in [answer, reject] {
+        let (count, _) = run(&server, &all, beginning).await;
+        assert_eq!(count, 1, "{beginning}");
+    }
+    let woken = "SELECT wake_seq FROM workflow_run WHERE status = 'waiting'";
+    assert_eq!(owner.query_one(woken, &[]).await.unwrap().get::<_, i64>(0), 2);
+    owner.batch_execute("DELETE FROM job_outbox").await.unwrap();
+
     for new in [1, 0] {
         let (count, _) = run(&server, &all, "INSERT INTO floh_worker.job_outbox ").await;
         assert_eq!(count, new, "one wake-up has one row");
@@ -115,7 +142,7 @@ async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
     assert_eq!(count, 1);
     let chained = "SELECT action FROM audit_chain JOIN audit_log ON audit_log.id = audit_id";
     assert_eq!(owner.query_one(chained, &[]).await.unwrap().get::<_, &str>(0), "role.granted");
-    assert_eq!(all.len(), 8, "a statement that this test does not know: {all:?}");
+    assert_eq!(all.len(), 13, "a statement that this test does not know: {all:?}");
 
     // The rights are no more than that.
     let api = server.session("api").await;

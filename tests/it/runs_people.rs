@@ -6,6 +6,7 @@ use crate::{
     support::{
         Fleet,
         runs::{chain, quote},
+        smtp::Smtp,
         wait_for,
     },
 };
@@ -172,7 +173,11 @@ fn what_cannot_be_done_to_people_fails_the_step_in_a_sentence_and_changes_nothin
 #[test]
 fn the_answers_to_a_form_become_variables() {
     let fleet = peopled();
-    let mut worker = fleet.worker("1", &[]);
+    let smtp = Smtp::start();
+    let port = smtp.port().to_string();
+    let settings =
+        [("SMTP_HOST", "localhost"), ("SMTP_PORT", &port), ("SMTP_TLS", "none"), ("SMTP_FROM", "floh@example.com")];
+    let mut worker = fleet.worker("1", &settings);
     let fields = json!([{"name": "floor", "type": "number", "required": true, "label": "Which floor?"},
         {"name": "buddy", "type": "user"}, {"name": "since", "type": "date"}, {"name": "note"}]);
     let prompt = json!({"id": "ask", "type": "user_prompt",
@@ -187,6 +192,12 @@ fn the_answers_to_a_form_become_variables() {
         "SELECT assignee_id, assignee_email, title, round(extract(epoch FROM due_at - created_at) / 60) FROM question",
     );
     assert_eq!(asked, ["u-ada Ada@Example.org A desk for Ada 60"]);
+    let told = "SELECT user_id, kind, title FROM notification";
+    wait_for("Ada is told", LIMIT, || (!rows(&fleet, told).is_empty()).then_some(()));
+    assert_eq!(rows(&fleet, told), ["u-ada prompt Please answer: A desk for Ada"]);
+    let mail = &smtp.wait_mails(1)[0];
+    assert_eq!(mail["to"], json!(["Ada@Example.org"]));
+    assert!(mail["text"].as_str().unwrap().contains("- Which floor?"), "{mail}");
     let step = rows(&fleet, "SELECT status, assignment_state FROM workflow_step WHERE step_id = 'ask'");
     assert_eq!(step, ["waiting_response assigned"]);
     let id = question(&fleet, &run, "prompt");
@@ -200,6 +211,26 @@ fn the_answers_to_a_form_become_variables() {
     assert_eq!(variables["buddy"]["id"], "u-max");
     assert_eq!(fleet.steps(&run)[1].result["answeredBy"], "u-ada");
     assert!(audited(&fleet, &run).is_empty());
+
+    // Answered by flohctl, which says why it is not, as well.
+    let run = fleet.start_run(&definition, &json!({"employee": "u-ada"}));
+    let id = question(&fleet, &run, "prompt");
+    let listed = fleet.flohctl(&["question", "list", "--to", "ada@example.org"]).stdout;
+    assert!(listed.starts_with(&format!("{id} prompt Ada@Example.org, until ")), "{listed}");
+    assert!(listed.contains("    floor (number, required): Which floor?"), "{listed}");
+    for (arguments, code, words) in [
+        (vec!["answer", &id, "{\"floor\": \"x\"}", "--as", "u-ada"], 1, "\"floor\" has to be a number"),
+        (vec!["answer", &id, "{", "--as", "u-ada"], 78, "the answer is not JSON"),
+        (vec!["accept", &id], 1, "a prompt is answered, and not approved"),
+        (vec!["answer", &id, "{\"floor\": 2}", "--as", "u-ada"], 0, "is answered by u-ada"),
+        (vec!["reject", &id, "--reason", "no"], 1, "was answered already: answered by u-ada"),
+        (vec!["accept", &definition], 1, "there is no question"),
+    ] {
+        let done = fleet.flohctl(&[vec!["question"], arguments.clone()].concat());
+        assert_eq!(done.status.code(), Some(code), "{arguments:?}: {}", done.stderr);
+        assert!(format!("{}{}", done.stdout, done.stderr).contains(words), "{arguments:?}: {}", done.stderr);
+    }
+    assert_eq!(fleet.wait_run(&run, "completed", LIMIT).variables["floor"], 2);
 
     // Somebody outside can be asked, and whoever cancels the run takes the question away.
     let run = fleet.start_run(&definition, &json!({"employee": "eve@elsewhere.org"}));
