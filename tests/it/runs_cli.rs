@@ -257,8 +257,8 @@ fn what_is_asked_wrongly_is_refused_in_a_sentence() {
 fn the_status_line_names_the_run_and_its_step() {
     let fleet = Fleet::start();
     let worker = fleet.worker("1", &[]);
-    let spin = json!({"id": "spin", "type": "transform", "config": {"code": "for (;;) {}", "outputs": []},
-        "retry": {"attempts": 5, "delay": "0s"}});
+    let spin = json!({"id": "spin", "type": "transform", "config": {"code": "for (;;) {}", "outputs": ["never"]},
+        "retry": {"attempts": 5, "delay": "1s"}});
     let definition = fleet.define(&chain("spinning", vec![spin]));
     let run = fleet.start_run(&definition, &json!({}));
     let words = format!(" (run {}…, step spin)", &run[..8]);
