@@ -89,6 +89,12 @@ impl Findings {
         self.0.iter().any(|finding| finding.severity == Severity::Error)
     }
 
+    /// Whether one of these was found.
+    #[must_use]
+    pub fn has_any_of(&self, codes: &[&str]) -> bool {
+        self.0.iter().any(|finding| codes.contains(&finding.code))
+    }
+
     /// The findings, errors first, each kind in the order in which they were found.
     #[must_use]
     pub fn into_list(mut self) -> Vec<Finding> {

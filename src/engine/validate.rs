@@ -27,10 +27,7 @@ pub fn validate(document: &Value) -> (Definition, Vec<Finding>) {
     check_ids(&definition, &mut findings);
     check_edges(&definition, &mut findings);
     check_variables(&definition, &mut findings);
-    // Of a graph with holes the rest would be guesses.
-    if !findings.has_errors() {
-        check_graph(&definition, &mut findings);
-    }
+    check_graph(document, &definition, &mut findings);
     (definition, findings.into_list())
 }
 
@@ -149,9 +146,15 @@ fn check_path(path: &Path, place: &Place, known: &BTreeSet<&str>, findings: &mut
     }
 }
 
-fn check_graph(definition: &Definition, findings: &mut Findings) {
-    let graph = Graph::of(definition);
+/// What is wrong with a graph is said beside everything else, as far as it is known. Of one with holes the rest would be
+/// guesses: a step that could not be read may be the start, and an edge that is wrong the only way.
+fn check_graph(document: &Value, definition: &Definition, findings: &mut Findings) {
     let steps = &definition.steps;
+    let written = document.get("steps").and_then(Value::as_array).map_or(0, Vec::len);
+    if steps.is_empty() || steps.len() != written || findings.has_any_of(&["DUPLICATE_STEP"]) {
+        return;
+    }
+    let graph = Graph::of(definition);
     let starts: Vec<usize> = (0..steps.len()).filter(|index| steps[*index].kind.name() == "start").collect();
     let place = Place::default().field("steps");
     match starts[..] {
@@ -162,7 +165,10 @@ fn check_graph(definition: &Definition, findings: &mut Findings) {
     if !steps.iter().any(|step| step.kind.name() == "end") {
         findings.error("NO_END", &place, "there is no step of type `end`");
     }
-    if let [start] = starts[..] {
+    let is_whole = !findings.has_any_of(&["UNKNOWN_STEP", "BAD_OUTCOME", "MISSING_EDGE", "DUPLICATE_EDGE"]);
+    if let [start] = starts[..]
+        && is_whole
+    {
         let reached = graph.reached_from(start);
         for (step, _) in steps.iter().zip(reached).filter(|(_, reached)| !reached) {
             findings.error("UNREACHABLE_STEP", &step.place, format!("no way leads from `start` to `{}`", step.id));

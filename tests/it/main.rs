@@ -54,8 +54,10 @@ mod reclaim;
 mod redis_reach;
 #[cfg(not(feature = "test-jobs"))]
 mod released_build;
+mod run_wake_ups;
 mod runs;
 mod runs_approvals;
+mod runs_cli;
 #[cfg(feature = "test-jobs")]
 mod runs_cost;
 #[cfg(feature = "test-jobs")]

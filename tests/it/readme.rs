@@ -104,9 +104,15 @@ async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
     let (count, _) = run(&server, &all, "UPDATE floh_worker.workflow_run ").await;
     assert_eq!(count, 1);
     let (_, rows) = run(&server, &all, "SELECT status, failure_reason FROM floh_worker.workflow_run ").await;
-    assert_eq!(rows, [text(&["cancelled", "withdrawn"])]);
+    assert_eq!(rows, [vec![Some("pending".to_string()), None]], "a worker cancels it");
+    let sql = "SELECT cancel_reason FROM workflow_run WHERE cancel_requested_at IS NOT NULL";
+    assert_eq!(owner.query_one(sql, &[]).await.unwrap().get::<_, &str>(0), "withdrawn");
     let (count, _) = run(&server, &all, "UPDATE floh_worker.workflow_run ").await;
-    assert_eq!(count, 0, "what has ended is not cancelled again");
+    assert_eq!(count, 0, "it is not cancelled again");
+    // Each run was woken when it was started, and the cancelled one for that.
+    let sql = "SELECT count(*) FROM job_outbox WHERE name = 'resume-run'";
+    assert_eq!(owner.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 3);
+    owner.batch_execute("DELETE FROM job_outbox").await.unwrap();
 
     for table in ["app_user", "role"] {
         for _ in 0..2 {
@@ -150,6 +156,31 @@ async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
         let error = api.batch_execute(refused).await.unwrap_err();
         assert_eq!(error.code().unwrap().code(), "42501", "{refused}");
     }
+}
+
+#[tokio::test]
+async fn the_statements_about_definitions_do_what_is_said_with_the_rights_that_are_named() {
+    let (server, store) = migrated().await;
+    let owner = server.session("floh").await;
+    furnish(&owner).await;
+    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
+    let statements = statements("Workflow definitions");
+    let (grants, all): (Vec<_>, Vec<_>) = statements.iter().partition(|text| text.starts_with("GRANT "));
+    owner.batch_execute("GRANT USAGE ON SCHEMA floh_worker TO api").await.unwrap();
+    for grant in &grants {
+        owner.batch_execute(grant).await.unwrap();
+    }
+    assert_eq!(run(&server, &all, "INSERT INTO floh_worker.workflow_definition ").await.0, 1);
+    let states = async || {
+        let listed = store.list_definitions(Some("onboarding"), 9).await.unwrap();
+        listed.iter().map(|one| (one.version, one.status.word())).collect::<Vec<_>>()
+    };
+    assert_eq!(states().await, [(2, "active"), (1, "deprecated")]);
+    let written = store.definitions(&"onboarding@2".parse().unwrap()).await.unwrap().remove(0);
+    assert_eq!(floh_worker::engine::validate(&written.document).1, []);
+    assert_eq!(run(&server, &all, "UPDATE floh_worker.workflow_definition ").await.0, 1);
+    assert_eq!(states().await, [(2, "deprecated"), (1, "active")]);
+    assert_eq!(all.len(), 2, "a statement that this test does not know: {all:?}");
 }
 
 #[tokio::test]

@@ -86,9 +86,9 @@ fn flohctl_validates_and_draws_without_any_server() {
     for line in [
         "Employee onboarding (onboarding)",
         "  employee: user, required",
-        "ask    approval  The manager decides",
+        "ask    approval  The manager decides  [waits]",
         "  ├─ rejected → no",
-        "  └─ expired → ask",
+        "  └─ expired → ask  ↑",
     ] {
         assert!(drawn.stdout.lines().any(|one| one == line), "{line}\n{}", drawn.stdout);
     }

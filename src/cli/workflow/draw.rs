@@ -119,7 +119,7 @@ mod tests {
         let lines = drawn(json!([
             {"id": "end", "type": "end"},
             {"id": "lost", "type": "end"},
-            {"id": "wait", "type": "connector", "config": {"connectorId": "delay", "command": "wait", "params": {"for": "1m"}},
+            {"id": "wait", "type": "connector", "config": {"connectorId": "delay", "command": "wait", "params": {"duration": "1m"}},
              "timeout": "90m", "retry": {"attempts": 3}, "transitions": [{"on": "success", "to": "ask"}]},
             {"id": "ask", "name": "Is it there?", "type": "condition", "config": {"if": {"variable": "n", "exists": true}},
              "transitions": [{"on": "true", "to": "end"}, {"on": "false", "to": "wait"}, {"on": "error", "to": "nowhere"}]},

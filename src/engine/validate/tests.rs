@@ -147,6 +147,12 @@ fn a_graph_with_holes_and_loops_is_found() {
         let found = lines(&document);
         assert!(found.iter().any(|line| line.contains(expected)), "{expected}: {found:#?}");
     }
+    // Beside something else that is wrong.
+    let found =
+        with("/steps/6", json!({"id": "yes", "type": "start", "transitions": [{"on": "success", "to": "nowhere"}]}));
+    for code in ["UNKNOWN_STEP at steps[6].transitions[0].to", "SEVERAL_STARTS at steps[6]"] {
+        assert!(found.iter().any(|line| line.contains(code)), "{code}: {found:#?}");
+    }
     let cycle = with("/steps/3/transitions/1/to", json!("compute"));
     assert!(cycle.iter().any(|line| line.contains("`compute`, `which`")), "{cycle:#?}");
 }
