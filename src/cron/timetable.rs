@@ -1,6 +1,9 @@
 //! A cron expression in a zone: the times of a schedule.
 
 use super::{Cron, Zone};
+use chrono::TimeDelta;
+
+const DAY_MS: i64 = 86_400_000;
 
 /// The times of a schedule, in milliseconds since 1970. They are the same at each look, on every machine.
 #[derive(Debug, Clone)]
@@ -53,14 +56,16 @@ impl Timetable {
     /// The first of its times after an instant. What is listed for a repeated hour is over when its first pass is.
     #[must_use]
     pub fn next_after(&self, instant: i64) -> Option<i64> {
-        let mut from = instant;
-        loop {
-            let next = self.cron.next_uninterrupted(from, self.zone)?;
-            if next > instant {
-                return Some(next);
-            }
-            from = next;
-        }
+        let next = self.cron.next_uninterrupted(instant, self.zone)?;
+        // What was moved out of a gap is found from before the gap only.
+        let moved = if self.clocks_were_set(instant) { self.last_between(instant - DAY_MS, next) } else { None };
+        Some(moved.filter(|moved| *moved > instant).unwrap_or(next))
+    }
+
+    /// Whether the zone's clocks were set within the day before an instant.
+    fn clocks_were_set(&self, instant: i64) -> bool {
+        let clock = |at: i64| self.zone.local(at);
+        clock(instant).zip(clock(instant - DAY_MS)).is_some_and(|(now, before)| now - before != TimeDelta::days(1))
     }
 
     /// The last of its times after one instant and before another.
@@ -124,6 +129,15 @@ mod tests {
         assert_eq!((table.has(second + 1), table.repeats(second + 1)), (false, false));
         let hourly = Timetable::parse("30 * * * *", "Europe/Berlin").unwrap();
         assert!(hourly.has(first) && hourly.has(second), "every real hour is one");
+    }
+
+    #[test]
+    fn from_behind_a_gap_what_was_moved_out_of_it_is_still_to_come() {
+        assert_eq!(times("30 2 * * *", "Europe/Berlin", "2026-03-29T01:10:00Z", 2), ["03-29T01:30Z", "03-30T00:30Z"]);
+        let table = Timetable::parse("30 2 * * *", "Europe/Berlin").unwrap();
+        assert!(table.has(at("2026-03-29T01:30:00Z")) && !table.has(at("2026-03-29T00:30:00Z")));
+        let lord_howe = Timetable::parse("15 2 * * *", "Australia/Lord_Howe").unwrap();
+        assert!(lord_howe.has(at("2026-10-03T15:45:00Z")));
     }
 
     #[test]

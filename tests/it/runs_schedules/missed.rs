@@ -61,7 +61,7 @@ async fn what_came_due_before_the_schedule_was_made_resumed_or_changed_is_not_mi
     let before = table.sql(&format!("SELECT updated_at, ticked_until FROM workflow_schedule WHERE id = '{id}'")).await;
     table.fire(id, "2026-05-01T00:00:01.2Z", Asked::Tick(at("2026-05-01T00:00:01Z"))).await.unwrap();
     let after = table.sql(&format!("SELECT updated_at, ticked_until FROM workflow_schedule WHERE id = '{id}'")).await;
-    assert_eq!((&before[0][0], &before[0][1] != &after[0][1]), (&after[0][0], true));
+    assert_eq!((&before[0][0], before[0][1] != after[0][1]), (&after[0][0], true));
     let run = table.sql(&format!("SELECT variables, queue, status FROM workflow_run WHERE schedule_id = '{id}'")).await;
     assert_eq!(run, [["{\"a\": 1}", "bull:workflow-scheduler", "pending"]]);
 }
