@@ -36,5 +36,6 @@ fn the_binary_does_not_hold_them() {
     let holds = |text: &str| content.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(!holds("test_effect"), "code of the test jobs is in the binary");
     assert!(!holds("FLOH_TEST_OFF"), "parts of the worker can be switched off");
+    assert!(!holds("FLOH_TEST_KILL"), "the worker can be killed at a point of a run");
     assert!(holds("no handler for a job named"), "the search finds what is there");
 }
