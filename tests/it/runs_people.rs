@@ -176,7 +176,7 @@ fn the_answers_to_a_form_become_variables() {
     let smtp = Smtp::start();
     let port = smtp.port().to_string();
     let settings =
-        [("SMTP_HOST", "localhost"), ("SMTP_PORT", &port), ("SMTP_TLS", "none"), ("SMTP_FROM", "floh@example.com")];
+        [("SMTP_HOST", "127.0.0.1"), ("SMTP_PORT", &port), ("SMTP_TLS", "none"), ("SMTP_FROM", "floh@example.com")];
     let mut worker = fleet.worker("1", &settings);
     let fields = json!([{"name": "floor", "type": "number", "required": true, "label": "Which floor?"},
         {"name": "buddy", "type": "user"}, {"name": "since", "type": "date"}, {"name": "note"}]);
