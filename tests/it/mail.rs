@@ -204,6 +204,16 @@ fn variables() -> Value {
     })
 }
 
+/// With the people that [`variables`] name by id.
+fn peopled() -> Fleet {
+    let fleet = Fleet::start();
+    fleet.sql(
+        "INSERT INTO floh_worker.app_user (id, email, display_name)
+            VALUES ('7', 'ada@example.org', 'Ada <ada>'), ('9', 'eve@example.org', 'Eve')",
+    );
+    fleet
+}
+
 fn worker(fleet: &Fleet, server: &Smtp) -> crate::support::worker::Worker {
     let environment = environment(server);
     let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -212,7 +222,7 @@ fn worker(fleet: &Fleet, server: &Smtp) -> crate::support::worker::Worker {
 
 #[test]
 fn a_step_sends_each_recipient_one_mail_out_of_its_templates() {
-    let (fleet, server) = (Fleet::start(), Smtp::start());
+    let (fleet, server) = (peopled(), Smtp::start());
     let mut worker = worker(&fleet, &server);
     let definition = fleet.define(&telling(&json!({
         "to": ["{{employee}}", "{{team}}", "Bob <bob@example.org>"],
@@ -257,7 +267,7 @@ fn a_mail_server_that_is_away_fails_no_run_and_nobody_gets_a_mail_twice() {
 
 #[test]
 fn what_cannot_be_sent_fails_the_step_with_a_sentence() {
-    let (fleet, mut server) = (Fleet::start(), Smtp::start());
+    let (fleet, mut server) = (peopled(), Smtp::start());
     let mut worker = worker(&fleet, &server);
     server.rule(&json!({"stage": "rcpt", "to": "bob@example.org", "answer": "550 no such user", "times": 9}));
     for (to, text, words) in [
@@ -295,7 +305,7 @@ fn without_a_mail_server_the_step_names_the_variable() {
 
 #[test]
 fn in_the_application_each_person_is_told_once() {
-    let fleet = Fleet::start();
+    let fleet = peopled();
     let mut worker = fleet.worker("1", &[]);
     let definition = fleet.define(&telling(&json!({
         "channel": "inApp", "to": ["{{employee}}", "{{team}}"], "subject": "For\n{{recipient.displayName}}",
