@@ -66,7 +66,7 @@ async fn run(server: &PostgresServer, all: &[&String], beginning: &str) -> (u64,
 
 /// The outbox has one row, for a job of the released worker in the queue that it has by default.
 async fn wakes_up_a_known_job(owner: &Client) {
-    let sql = "SELECT queue, name, due_at > now() + interval '1 day' FROM job_outbox";
+    let sql = "SELECT queue, name, due_at > now() + interval '1 day' FROM job_outbox WHERE name <> 'resume-run'";
     let row = owner.query_one(sql, &[]).await.unwrap();
     let (queue, name) = (row.get::<_, &str>(0), row.get::<_, &str>(1));
     assert_eq!((queue, row.get::<_, bool>(2)), ("bull:workflow-scheduler", true));

@@ -1,7 +1,7 @@
 //! Runs that wait for approvals, with a real worker: each mode, deciding by plain SQL and by flohctl, expiry, reminders and
 //! reassignment, and what becomes of them when the run or Redis ends.
 
-use crate::support::{Fleet, free_port, runs::quote, wait_for};
+use crate::support::{Fleet, free_port, runs::quote, smtp::Smtp, wait_for};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -402,4 +402,30 @@ fn a_mail_server_that_is_down_costs_no_reminder() {
     fleet.wait_end(&run, "was-approved");
     // And then nobody needs them.
     wait_for("the void ones", MINUTE, || (fleet.jobs(&run, "escalation-reminder", "completed") == 3).then_some(()));
+}
+
+#[test]
+fn approvers_get_mail_each_with_an_identity_of_its_own() {
+    let fleet = Fleet::start();
+    let server = Smtp::start();
+    let port = server.port().to_string();
+    let settings =
+        [("SMTP_HOST", "127.0.0.1"), ("SMTP_PORT", &port), ("SMTP_TLS", "none"), ("SMTP_FROM", "floh@example.com")];
+    let _worker = fleet.worker("1", &settings);
+    let config = json!({"approvers": ["ada@example.org"], "title": "A role\nBcc: eve@example.org", "message": "For May.",
+        "expiresAfter": "1h", "escalation": {"remindAfter": "1s"}});
+    let run = fleet.ask(config);
+    let id = fleet.asked(&run, "ada@example.org");
+    let mails = server.wait_mails(2);
+    for (number, (mail, subject)) in mails.iter().zip(["Please decide: ", "Reminder: please decide: "]).enumerate() {
+        let headers = &mail["headers"];
+        assert_eq!(mail["to"], json!(["ada@example.org"]));
+        assert_eq!(headers["subject"], format!("{subject}A role Bcc: eve@example.org"));
+        assert_eq!(headers["message-id"], format!("<approval.{id}.{number}@floh-worker.example.com>"));
+        let text = mail["text"].as_str().unwrap();
+        assert!(text.contains("For May.") && text.contains(&run) && text.contains("It expires at 2"), "{text}");
+    }
+    fleet.decide(&id, YES);
+    fleet.wait_end(&run, "was-approved");
+    assert_eq!(server.mails().len(), 2);
 }

@@ -127,3 +127,52 @@ fn check_escalation(escalation: &Fields<'_>, expires: Option<Duration>) {
 fn word(mode: Mode) -> &'static str {
     MODES.iter().find(|(_, one)| *one == mode).map_or("single", |(word, _)| *word)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::validate;
+    use serde_json::{Value, json};
+
+    /// What is found in a definition whose approval has this configuration.
+    fn found(config: Value) -> Vec<String> {
+        let edges = json!([{"on": "approved", "to": "end"}, {"on": "rejected", "to": "end"}]);
+        let ask = json!({"id": "ask", "type": "approval", "config": config, "transitions": edges});
+        let start = json!({"id": "start", "type": "start", "transitions": [{"on": "success", "to": "ask"}]});
+        let document = json!({"name": "x", "steps": [start, ask, {"id": "end", "type": "end"}]});
+        validate(&document).1.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn times_that_never_come_are_warned_of() {
+        let config = |expires: &str, remind: &str, reassign: &str| {
+            json!({"approvers": ["a@example.org"], "expiresAfter": expires, "escalation": {
+                "remindAfter": remind, "reassignAfter": reassign, "reassignTo": "b@example.org"}})
+        };
+        assert_eq!(found(config("3d", "1d", "2d")), Vec::<String>::new());
+        let place = "at steps[1].config.escalation";
+        let never = found(config("1d", "1h", "1d"));
+        assert_eq!(never.len(), 1, "{never:?}");
+        assert!(never[0].starts_with(&format!("warning NEVER {place}.reassignAfter: ")), "{never:?}");
+        let never = found(config("3d", "2d", "2d"));
+        assert!(never.len() == 1 && never[0].starts_with(&format!("warning NEVER {place}.remindAfter: ")), "{never:?}");
+    }
+
+    #[test]
+    fn what_an_escalation_lacks_is_said() {
+        for (escalation, words) in [
+            (json!({"remindEvery": "1d"}), "`remindAfter` is missing"),
+            (json!({"remindAfter": "1d", "maxReminders": 2}), "`remindEvery` says when"),
+            (json!({"reassignAfter": "1d"}), "`reassignTo` says who"),
+            (json!({"reassignTo": "b@example.org"}), "`reassignAfter` says when"),
+            (json!({"remindAfter": "1d", "remindEvery": "1d", "maxReminders": 101}), "from 1 to 100"),
+        ] {
+            let lines = found(json!({"approvers": ["a@example.org"], "escalation": escalation}));
+            assert!(lines.len() == 1 && lines[0].contains(words), "{words}: {lines:?}");
+        }
+        let quorum = |approvers: Value, quorum: u64| {
+            found(json!({"approvers": approvers, "mode": "parallel", "quorum": quorum}))
+        };
+        assert_eq!(quorum(json!(["a@example.org", "b@example.org"]), 3).len(), 1);
+        assert_eq!(quorum(json!(["{{submitter.deputies}}"]), 3), Vec::<String>::new());
+    }
+}
