@@ -62,7 +62,9 @@ mod runs_cli;
 mod runs_cost;
 #[cfg(feature = "test-jobs")]
 mod runs_crash;
+mod runs_documented;
 mod runs_drain;
+mod runs_examples;
 mod runs_outages;
 mod runs_people;
 mod runs_random;

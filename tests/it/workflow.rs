@@ -5,16 +5,17 @@ use floh_worker::engine::{Severity, validate};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, time::Duration};
 
-const DOCUMENT: &str = include_str!("../../docs/workflows.md");
+/// What is shown to those who write definitions.
+pub const DOCUMENT: &str = include_str!("../../docs/workflows.md");
 
 /// The JSON blocks of the document.
-fn examples() -> Vec<Value> {
+pub fn examples() -> Vec<Value> {
     let blocks = DOCUMENT.split("```json\n").skip(1);
     blocks.map(|block| serde_json::from_str(block.split("```").next().unwrap()).unwrap()).collect()
 }
 
 /// A definition around one step of the document, with the variables that its examples use.
-fn around(mut step: Value) -> Value {
+pub fn around(mut step: Value) -> Value {
     let kind = step["type"].as_str().unwrap().to_string();
     let config = step["config"].as_object().cloned().unwrap_or_default();
     let edge = |on: &str| json!({"on": on, "to": "stop"});

@@ -33,6 +33,7 @@ const answers = {
     answers.effects(call, first ? { writeHead: () => {}, end: () => {} } : response);
   },
   status: (call, response, [status]) => json(response, Number(status), { message: `no: ${call.headers.authorization}` }),
+  hired: (call, response) => json(response, 202, { id: 'T-1', ...JSON.parse(call.body) }),
   redirect: (_, response) => response.writeHead(302, { location: '/effects' }).end(),
   slow: () => {},
   // Does it after so many milliseconds.

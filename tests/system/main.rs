@@ -17,6 +17,7 @@ mod life;
 mod machine;
 mod prepare;
 mod refusals;
+mod runs;
 mod sandbox;
 #[path = "../it/support/mod.rs"]
 mod support;
