@@ -2,7 +2,7 @@
 //!
 //! The crate `handlebars` reads them, so that their language is Handlebars; what it read is filled in here, because
 //! a template is a stranger's and the worker is everybody's: each step and each byte of the result is counted, a path that
-//! leads nowhere is an error that names it, and values are data, never a part of the template. [`scan`] looks at a text
+//! leads nowhere is an error that names it, and values are data, never a part of the template. `scan` looks at a text
 //! before it is read, so that no nesting is deeper than the reader's stack.
 
 mod date;

@@ -5,10 +5,10 @@
 //! the clock, and a fault of the engine would take the worker along. So scripts run in child processes of our own
 //! program, which have nothing but two pipes, and which are killed when they do not answer in time.
 //!
-//! * [`script`]: one script in QuickJS, from its text to values; [`values`] reads what it returned, [`console`] its log;
-//! * [`child`]: the process that runs them, one after another, and what it may not do ([`confine`]);
-//! * [`pool`]: the children, on a thread of their own; [`process`] is one of them;
-//! * [`wire`]: what the two say to each other.
+//! * `script`: one script in QuickJS, from its text to values; `values` reads what it returned, `console` its log;
+//! * `child`: the process that runs them, one after another, and what it may not do (`confine`);
+//! * `pool`: the children, on a thread of their own; `process` is one of them;
+//! * `wire`: what the two say to each other.
 
 pub mod check;
 pub mod child;

@@ -31,8 +31,8 @@ impl Family {
         self.stored.get(id)?.score.parse().ok()
     }
 
-    /// Makes the wanted ones what they should be, as [`ensure()`] does, and removes the others, unless an iteration of
-    /// theirs is due. One that cannot be made is no reason to leave the rest undone: its error stands in its place.
+    /// Makes the wanted ones what they should be, as [`super::ensure::ensure()`] does, and removes the others, unless an
+    /// iteration of theirs is due. One that cannot be made is no reason to leave the rest undone: its error stands in its place.
     pub async fn become_like(&self, queue: &Queue, wanted: &[Builtin]) -> Result<Vec<Result<Outcome, Error>>, Error> {
         let now = queue.now_ms().await?;
         let mut outcomes = Vec::with_capacity(wanted.len());
