@@ -1,10 +1,12 @@
 //! Crash anywhere: the worker of a run is killed at every point between two statements that the run sends to PostgreSQL, one
-//! kill per point. Each time the run completes, each committed step has run once, and each call had its effect once.
+//! kill per point. Each time the run completes, each committed step has run once, each call had its effect once, and each mail
+//! has one Message-ID.
 
 use crate::support::{
     Fleet,
     http::HttpServer,
     runs::{StepRow, chain},
+    smtp::Smtp,
     wait_for,
     worker::Worker,
 };
@@ -13,8 +15,11 @@ use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Of a run.
+const CALLS: usize = 4;
+const MAILS: usize = 3;
 
-/// Twenty steps between start and end: computed, compared, called, and waited.
+/// Twenty steps between start and end: computed, compared, called, mailed, and waited.
 fn twenty_steps(http: &HttpServer) -> Value {
     let transform = |id: &str| {
         let code = format!("return {{{id}: (floh.variables.n || 0) + 1}}");
@@ -25,6 +30,10 @@ fn twenty_steps(http: &HttpServer) -> Value {
             "connectorId": "http", "command": "request",
             "params": {"method": "POST", "url": http.url("/effects"), "body": {"step": id}},
             "outputs": {format!("{id}_done"): "body.user.id"}}})
+    };
+    let mail = |id: &str| {
+        json!({"id": id, "type": "notification", "config": {
+            "to": ["ada@example.org"], "subject": format!("{id} of {{{{run.id}}}}"), "text": "It goes on."}})
     };
     let ask = |id: &str, next: &str| {
         json!({"id": id, "type": "condition", "config": {"if": {"variable": "n", "equals": 1}},
@@ -42,17 +51,17 @@ fn twenty_steps(http: &HttpServer) -> Value {
             ask("q1", "a2"),
             transform("a2"),
             call("c2"),
-            call("c3"),
+            mail("m1"),
             wait("w1"),
             transform("a3"),
             ask("q2", "c4"),
             call("c4"),
             transform("a4"),
-            call("c5"),
+            mail("m2"),
             ask("q3", "a5"),
             transform("a5"),
             transform("a6"),
-            call("c6"),
+            mail("m3"),
             wait("w2"),
             ask("q4", "c7"),
             call("c7"),
@@ -63,17 +72,22 @@ fn twenty_steps(http: &HttpServer) -> Value {
     definition
 }
 
-/// A run whose id is known before it begins.
-fn start(fleet: &Fleet, definition: &str) -> Uuid {
-    let id = Uuid::new_v4();
+/// Starts a run under an id that is known before.
+fn start(fleet: &Fleet, definition: &str, id: Uuid) {
     fleet.sql(&format!(
         "INSERT INTO floh_worker.workflow_run (id, definition_id, variables) VALUES ('{id}', '{definition}', '{{\"n\": 1}}')"
     ));
-    id
 }
 
-fn worker(fleet: &Fleet, settings: &[(&str, &str)]) -> Worker {
+fn worker(fleet: &Fleet, smtp: &Smtp, settings: &[(&str, &str)]) -> Worker {
+    let port = smtp.port().to_string();
     let mut all = vec![("CONNECTOR_ALLOWED_HOSTS", "localhost"), ("WORKER_CONCURRENCY", "2")];
+    all.extend([
+        ("SMTP_HOST", "127.0.0.1"),
+        ("SMTP_PORT", &port),
+        ("SMTP_TLS", "none"),
+        ("SMTP_FROM", "floh@example.com"),
+    ]);
     all.extend_from_slice(settings);
     fleet.spawn_worker("1", &all)
 }
@@ -92,12 +106,13 @@ fn story(steps: &[StepRow]) -> Vec<String> {
 #[test]
 fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect() {
     let fleet = Fleet::start();
-    let http = HttpServer::start();
+    let (http, smtp) = (HttpServer::start(), Smtp::start());
     let definition = fleet.define(&twenty_steps(&http));
 
     // Nobody is killed: how many points there are, and what the run should look like.
-    let whole = start(&fleet, &definition);
-    let mut first = worker(&fleet, &[("FLOH_TEST_KILL_RUN", &whole.to_string())]);
+    let whole = Uuid::new_v4();
+    start(&fleet, &definition, whole);
+    let mut first = worker(&fleet, &smtp, &[("FLOH_TEST_KILL_RUN", &whole.to_string())]);
     fleet.wait_run(&whole.to_string(), "completed", LIMIT);
     let points = wait_for("the number of points", LIMIT, || {
         let log = first.log();
@@ -113,17 +128,23 @@ fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect(
     assert!(points > 60, "only {points} points");
     first.kill();
 
-    // Each life also finishes the run of the one before it.
-    let mut runs = BTreeMap::new();
+    // Each life first finishes the run of the one before it, so that each run meets one kill.
+    let mut runs: BTreeMap<Uuid, u64> = BTreeMap::new();
+    let mut before: Option<Uuid> = None;
     for point in 1..=points {
-        let run = start(&fleet, &definition);
-        runs.insert(run, point);
-        let (run, at) = (run.to_string(), point.to_string());
-        let mut life = worker(&fleet, &[("FLOH_TEST_KILL_RUN", &run), ("FLOH_TEST_KILL_AT", &at)]);
+        let run = Uuid::new_v4();
+        let (name, at) = (run.to_string(), point.to_string());
+        let mut life = worker(&fleet, &smtp, &[("FLOH_TEST_KILL_RUN", &name), ("FLOH_TEST_KILL_AT", &at)]);
+        if let Some(before) = before {
+            fleet.wait_run(&before.to_string(), "completed", LIMIT);
+        }
+        start(&fleet, &definition, run);
         let status = life.wait_end(LIMIT);
         assert_eq!(status.code(), None, "point {point}: it was not killed: {status}\n{}", life.log());
+        runs.insert(run, point);
+        before = Some(run);
     }
-    let mut last = worker(&fleet, &[]);
+    let mut last = worker(&fleet, &smtp, &[]);
     for (run, point) in &runs {
         let run = run.to_string();
         let row = fleet.wait_run(&run, "completed", LIMIT);
@@ -137,18 +158,39 @@ fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect(
     }
     last.stop();
 
-    // One effect for each call of each run, whatever was asked again; and at most one call of each run was.
+    // One effect for each call of each run, whatever was asked again.
     let seen = http.seen();
     let effects = seen["effects"].as_object().unwrap();
-    assert_eq!(effects.len(), 7 * (runs.len() + 1));
-    let mut calls: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
-    for call in seen["calls"].as_array().unwrap() {
-        let key = call["key"].as_str().unwrap();
-        *calls.entry(key.split('/').next().unwrap()).or_default().entry(key).or_default() += 1;
+    assert_eq!(effects.len(), CALLS * (runs.len() + 1));
+    let keys = seen["calls"].as_array().unwrap().iter().map(|call| {
+        let (run, step) = call["key"].as_str().unwrap().split_once('/').unwrap();
+        (run.to_string(), step.to_string())
+    });
+    let repeated = at_most_one_is_repeated(keys.collect(), CALLS);
+    assert!(repeated > 0, "no kill came between a call and its commit");
+    // The same for mails: one identity each, by which a repeated one can be recognised.
+    let keys = smtp.mails().into_iter().map(|mail| {
+        let headers = &mail["headers"];
+        let run = headers["subject"].as_str().unwrap().rsplit(' ').next().unwrap().to_string();
+        (run, headers["message-id"].as_str().unwrap().to_string())
+    });
+    let repeated = at_most_one_is_repeated(keys.collect(), MAILS);
+    assert!(repeated > 0, "no kill came between a mail and its commit");
+}
+
+/// What arrived from each run, by an identity of its own: every run has `each` of them, and one of them twice at most, because
+/// it was killed once. Returns in how many runs one came twice.
+fn at_most_one_is_repeated(arrived: Vec<(String, String)>, each: usize) -> usize {
+    let mut by_run: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    for (run, identity) in arrived {
+        *by_run.entry(run).or_default().entry(identity).or_default() += 1;
     }
-    for (run, keys) in &calls {
-        assert_eq!(keys.len(), 7, "{run}: {keys:?}");
-        assert!(keys.values().sum::<usize>() <= 8, "{run}: {keys:?}");
+    let mut repeated = 0;
+    for (run, identities) in &by_run {
+        assert_eq!(identities.len(), each, "{run}: {identities:?}");
+        let total: usize = identities.values().sum();
+        assert!(total <= each + 1, "{run}: {identities:?}");
+        repeated += total - each;
     }
-    assert!(calls.values().any(|keys| keys.values().sum::<usize>() == 8), "no kill came between a call and its commit");
+    repeated
 }
