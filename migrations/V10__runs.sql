@@ -153,7 +153,8 @@ CREATE FUNCTION take_run(
     p_run uuid, p_seq bigint, p_execution bigint, p_epoch bigint,
     OUT outcome text, OUT definition_id uuid, OUT submitter_id text, OUT variables jsonb, OUT use_mocks boolean,
     OUT cancel_reason text, OUT created_at timestamptz, OUT step_id text, OUT visit integer, OUT attempt integer,
-    OUT step_status text, OUT result jsonb, OUT step_started_at timestamptz, OUT due_at timestamptz, OUT taken_at timestamptz
+    OUT step_status text, OUT result jsonb, OUT step_started_at timestamptz, OUT due_at timestamptz, OUT taken_at timestamptz,
+    OUT steps integer, OUT wake_seq bigint
 ) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -183,6 +184,8 @@ BEGIN
     variables := v_run.variables;
     use_mocks := v_run.use_mocks;
     created_at := v_run.created_at;
+    steps := v_run.steps;
+    wake_seq := v_run.wake_seq;
     IF v_run.cancel_requested_at IS NOT NULL THEN
         cancel_reason := coalesce(v_run.cancel_reason, '');
     END IF;
@@ -205,14 +208,15 @@ END $$;
 -- * `step`: its `id`, `type`, `visit`, `attempt`, and its new `status`, `outcome`, `result`, `reason`, `assignment`, `due`;
 -- * `set`: the variables that it has set;
 -- * `run`: the run's new `status` and `reason`;
--- * `next`: `id` and `type` of the step that follows, if one does.
+-- * `next`: `id` and `type` of the step that follows, if one does;
+-- * `seen`: the number of the last wake-up before the step was looked at.
 --
 -- Outcomes: `committed` (also where it had been before: asking again changes nothing), `woken` (it was to wait, and what it
 -- waits for may have happened meanwhile: the run goes on), `ended` (the run has been ended by somebody), `moved` (another
 -- job has it).
 CREATE FUNCTION commit_step(
     p_run uuid, p_execution bigint, p_epoch bigint, p_change jsonb,
-    OUT outcome text, OUT next_visit integer, OUT cancel_reason text, OUT committed_at timestamptz
+    OUT outcome text, OUT next_visit integer, OUT cancel_reason text, OUT committed_at timestamptz, OUT wake_seq bigint
 ) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -229,6 +233,7 @@ DECLARE
 BEGIN
     SELECT r.* INTO v_run FROM workflow_run r WHERE r.id = p_run FOR UPDATE;
     committed_at := clock_timestamp();
+    wake_seq := v_run.wake_seq;
     IF v_run.cancel_requested_at IS NOT NULL THEN
         cancel_reason := coalesce(v_run.cancel_reason, '');
     END IF;
@@ -247,7 +252,8 @@ BEGIN
         RETURN;
     END IF;
 
-    v_woken := v_status = 'waiting' AND (v_run.wake_at IS NOT NULL OR v_due <= committed_at);
+    -- By its number and not by `wake_at`, which this clears: asked again, it is still woken.
+    v_woken := v_status = 'waiting' AND (v_run.wake_seq > (p_change ->> 'seen')::bigint OR v_due <= committed_at);
     INSERT INTO workflow_step AS s (run_id, step_id, visit, type, status, assignment_state, outcome, result,
             failure_reason, started_at, finished_at, position, attempt, variables_set, due_at)
         VALUES (p_run, v_id, v_visit, v_step ->> 'type', v_step ->> 'status', v_step ->> 'assignment',
@@ -256,7 +262,9 @@ BEGIN
             coalesce(p_change -> 'set', '{}'), v_due)
         ON CONFLICT (run_id, step_id, visit) DO UPDATE SET status = excluded.status, outcome = excluded.outcome,
             assignment_state = coalesce(excluded.assignment_state, s.assignment_state),
-            result = coalesce(excluded.result, s.result), failure_reason = excluded.failure_reason,
+            result = coalesce(excluded.result, s.result),
+            failure_reason = CASE WHEN s.status = 'pending' AND excluded.status = 'pending'
+                THEN coalesce(excluded.failure_reason, s.failure_reason) ELSE excluded.failure_reason END,
             started_at = coalesce(s.started_at, excluded.started_at), finished_at = excluded.finished_at,
             attempt = excluded.attempt, variables_set = excluded.variables_set, due_at = excluded.due_at;
     SELECT greatest(v_run.steps, s.position) INTO v_run.steps FROM workflow_step s

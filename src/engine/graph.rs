@@ -46,23 +46,29 @@ impl<'a> Graph<'a> {
         reached
     }
 
-    /// The groups of steps that can be gone round in, over the steps that count alone; each in the order of the file.
-    pub fn cycles(&self, counts: impl Fn(usize) -> bool) -> Vec<Vec<usize>> {
+    /// The groups of steps that can be gone round in, over the edges that count alone; each in the order of the file. An edge
+    /// is told by the step that it leaves and its outcome.
+    pub fn cycles(&self, counts: impl Fn(usize, &str) -> bool) -> Vec<Vec<usize>> {
         let number = self.after.len();
-        let counting: Vec<bool> = (0..number).map(counts).collect();
+        let after: Vec<Vec<(usize, &str)>> = (0..number)
+            .map(|from| self.after[from].iter().copied().filter(|(_, on)| counts(from, on)).collect())
+            .collect();
+        let before: Vec<Vec<(usize, &str)>> = (0..number)
+            .map(|to| self.before[to].iter().copied().filter(|(from, on)| counts(*from, on)).collect())
+            .collect();
         // By Kosaraju: what is finished last in one direction is where a group is entered in the other.
         let mut order = Vec::with_capacity(number);
-        let mut seen: Vec<bool> = counting.iter().map(|counts| !counts).collect();
+        let mut seen = vec![false; number];
         for step in 0..number {
-            walk(&self.after, step, &mut seen, &mut order);
+            walk(&after, step, &mut seen, &mut order);
         }
-        let mut seen: Vec<bool> = counting.iter().map(|counts| !counts).collect();
+        let mut seen = vec![false; number];
         let mut cycles = Vec::new();
         for step in order.into_iter().rev() {
             let mut group = Vec::new();
-            walk(&self.before, step, &mut seen, &mut group);
+            walk(&before, step, &mut seen, &mut group);
             group.sort_unstable();
-            if group.len() > 1 || group.first().is_some_and(|only| self.after[*only].iter().any(|(to, _)| to == only)) {
+            if group.len() > 1 || group.first().is_some_and(|only| after[*only].iter().any(|(to, _)| to == only)) {
                 cycles.push(group);
             }
         }

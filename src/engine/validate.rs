@@ -174,7 +174,8 @@ fn check_graph(document: &Value, definition: &Definition, findings: &mut Finding
             findings.error("UNREACHABLE_STEP", &step.place, format!("no way leads from `start` to `{}`", step.id));
         }
     }
-    for cycle in graph.cycles(|index| !steps[index].kind.waits(&steps[index].config)) {
+    // A step that waits does not do so where it fails.
+    for cycle in graph.cycles(|from, on| on == "error" || !steps[from].kind.waits(&steps[from].config)) {
         let ids: Vec<&str> = cycle.iter().map(|index| steps[*index].id.as_str()).collect();
         let message = format!(
             "{} can go round for ever: somewhere on the way a step has to wait for a person or a time",

@@ -51,7 +51,9 @@ pub(super) struct Data {
 impl Data {
     /// Reads a job's data.
     pub(super) fn read(job: &JobContext) -> Result<Data, JobError> {
-        Data::deserialize(&job.data).map_err(|error| {
+        // A list would do for the struct, and for nothing else.
+        let data = if job.data.is_object() { &job.data } else { &Value::Null };
+        Data::deserialize(data).map_err(|error| {
             let what = "a job of this name says which approval is meant, {\"approvalId\": UUID}";
             JobError::Fail(format!("{what}: {error}"))
         })

@@ -123,8 +123,13 @@ fn follower(definition: &Value, row: &StepRow) -> Option<String> {
         return own;
     }
     let carries_on = definition["onError"] == "continue";
-    // As if it had succeeded: by its first way.
-    own.or_else(|| to("error")).or_else(|| edges.first().filter(|_| carries_on)?["to"].as_str().map(str::to_string))
+    // As if it had succeeded; what could not be compared does not hold.
+    let first = match step["type"].as_str()? {
+        "condition" => "false",
+        "case" => "default",
+        _ => edges.first()?["on"].as_str()?,
+    };
+    own.or_else(|| to("error")).or_else(|| to(first).filter(|_| carries_on))
 }
 
 /// The run and its rows agree with each other and with the definition.

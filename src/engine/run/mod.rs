@@ -145,9 +145,15 @@ impl Engine {
 
     /// Executes one step, or begins the run, and commits what it came to.
     async fn one_step(&self, work: &Work<'_>, state: &mut State) -> Result<Arrived, Stop> {
+        if let Some(verdict) = settle::exhausted(state) {
+            return settle::commit(work, state, verdict).await;
+        }
         let verdict = match (&state.cancel_reason, &state.at) {
             (Some(reason), _) => settle::cancelled(state, reason),
             (None, None) => settle::started(state, begin::begin(work.store, state).await?),
+            (None, Some(at)) if state.plan.kind(&at.id) == "start" => {
+                settle::started(state, begin::begin(work.store, state).await?)
+            }
             (None, Some(at)) => match step::execute(&self.tools, work, state, at).await? {
                 Some(ending) => settle::settled(state, at, ending),
                 None => return Err(Stop::Interrupted("the worker stops in the middle of a step")),

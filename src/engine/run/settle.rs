@@ -19,7 +19,7 @@ use crate::{
         },
     },
 };
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -47,10 +47,27 @@ pub fn cancelled(state: &State, reason: &str) -> Verdict {
     Verdict { change, effects: Vec::new() }
 }
 
+/// The most visits of steps in a run. A loop that waits for a day at a time gets there in decades; one that a mistake lets go
+/// round without waiting, within minutes.
+const MOST_VISITS: i32 = 10_000;
+
+/// The run fails because it has gone round for too long; nothing while it has not.
+pub fn exhausted(state: &State) -> Option<Verdict> {
+    let at = state.at.as_ref().filter(|_| state.steps > MOST_VISITS)?;
+    let mut change = change(state, Some(at), StepStatus::Failed, RunStatus::Failed);
+    let reason =
+        format!("it has made {MOST_VISITS} steps, the most that a run may: does a loop of its definition never wait?");
+    change.step.reason = Some(reason.clone());
+    change.run.reason = Some(reason);
+    Some(Verdict { change, effects: Vec::new() })
+}
+
 /// The run begins, or fails because of what it was given.
 pub fn started(state: &State, begun: Result<Map<String, Value>, String>) -> Verdict {
+    // One that failed at its start begins anew with another visit of it.
+    let at = state.at.as_ref();
     let refused = |why: String| {
-        let mut change = change(state, None, StepStatus::Failed, RunStatus::Failed);
+        let mut change = change(state, at, StepStatus::Failed, RunStatus::Failed);
         change.run.reason = Some(storable::sentence(&format!("the run cannot begin: {why}")));
         change.step.reason.clone_from(&change.run.reason);
         Verdict { change, effects: Vec::new() }
@@ -69,7 +86,7 @@ pub fn started(state: &State, begun: Result<Map<String, Value>, String>) -> Verd
     let Some(next) = plan::edge(start, "success") else {
         return refused(format!("no edge leads on from `{}`", start.id));
     };
-    let mut change = change(state, None, StepStatus::Completed, RunStatus::Running);
+    let mut change = change(state, at, StepStatus::Completed, RunStatus::Running);
     change.step.outcome = Some("success".into());
     change.set = set;
     change.next = Some(NextStep { id: next.to.clone(), kind: state.plan.kind(&next.to).into() });
@@ -148,10 +165,10 @@ impl Failed {
 fn failed(state: &State, at: &TakenStep, failure: Failed, effects: Vec<Box<dyn Effect>>) -> Verdict {
     let step = state.plan.step(&at.id).ok();
     let reason = storable::sentence(&failure.reason);
-    if let Some(delay) = step.and_then(|step| next_try(step, at, &failure)) {
+    if let Some(due) = step.and_then(|step| next_try(state, step, at, &failure)) {
         let mut change = change(state, Some(at), StepStatus::Pending, RunStatus::Waiting);
         change.step.attempt = at.attempt + 1;
-        change.step.due = state.clock.now().checked_add_signed(delay);
+        change.step.due = Some(due);
         change.step.reason = Some(reason);
         // The next try may know by it what need not be done again.
         change.step.result = failure.result.filter(|result| storable::refusal(result).is_none());
@@ -161,11 +178,7 @@ fn failed(state: &State, at: &TakenStep, failure: Failed, effects: Vec<Box<dyn E
         let edge = plan::edge(step, failure.outcome).or_else(|| plan::edge(step, "error"));
         edge.or_else(|| match state.plan.on_error(step) {
             OnError::Stop => None,
-            // Never by the way of somebody's consent, which nobody has given.
-            OnError::Continue => {
-                let outcomes = step.kind.outcomes(&step.config);
-                outcomes.iter().filter(|outcome| *outcome != "approved").find_map(|outcome| plan::edge(step, outcome))
-            }
+            OnError::Continue => step.kind.carries_on(&step.config).and_then(|outcome| plan::edge(step, &outcome)),
         })
     });
     let status = if next.is_some() { RunStatus::Running } else { RunStatus::Failed };
@@ -180,9 +193,9 @@ fn failed(state: &State, at: &TakenStep, failure: Failed, effects: Vec<Box<dyn E
     Verdict { change, effects }
 }
 
-/// How long until the next try, if there is one. What the step says of retries holds for every error; what its type says,
-/// for those that may pass.
-fn next_try(step: &Step, at: &TakenStep, failure: &Failed) -> Option<TimeDelta> {
+/// When the next try is due, if there is one. What the step says of retries holds for every error; what its type says, for
+/// those that may pass. None comes after the step's `timeout`.
+fn next_try(state: &State, step: &Step, at: &TakenStep, failure: &Failed) -> Option<DateTime<Utc>> {
     if failure.outcome != "error" {
         return None;
     }
@@ -191,8 +204,15 @@ fn next_try(step: &Step, at: &TakenStep, failure: &Failed) -> Option<TimeDelta> 
     if tried >= attempts {
         return None;
     }
+    let due = state.clock.now().checked_add_signed(pause(delay, doubles, tried))?;
+    let limit = step.timeout.and_then(|timeout| at.started_at.checked_add_signed(TimeDelta::from_std(timeout).ok()?));
+    Some(due).filter(|due| limit.is_none_or(|limit| *due < limit))
+}
+
+/// The pause after so many tries.
+fn pause(delay: Duration, doubles: bool, tried: u32) -> TimeDelta {
     let factor = if doubles { 2_u32.saturating_pow(tried.saturating_sub(1)) } else { 1 };
-    TimeDelta::from_std(delay.saturating_mul(factor).min(LONGEST_DELAY)).ok()
+    TimeDelta::from_std(delay.saturating_mul(factor).min(LONGEST_DELAY)).unwrap_or(TimeDelta::MAX)
 }
 
 fn change(state: &State, at: Option<&TakenStep>, step: StepStatus, run: RunStatus) -> Change {
@@ -217,6 +237,7 @@ fn change(state: &State, at: Option<&TakenStep>, step: StepStatus, run: RunStatu
         set: Map::new(),
         run: RunChange { status: run, reason: None },
         next: None,
+        seen: state.seen,
     }
 }
 
@@ -399,5 +420,18 @@ fn tell_step(change: &Change) {
             tracing::info!(message_id = events::STEP_COMPLETED, floh_step_id = %id, "{kind}: {outcome}");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_the_same_or_double_and_end_at_a_day() {
+        let seconds = |doubles, tried| pause(Duration::from_secs(5), doubles, tried).num_seconds();
+        assert_eq!([1, 2, 3].map(|tried| seconds(false, tried)), [5, 5, 5]);
+        assert_eq!([1, 2, 3].map(|tried| seconds(true, tried)), [5, 10, 20]);
+        assert_eq!(seconds(true, 40), 24 * 60 * 60);
     }
 }

@@ -45,6 +45,10 @@ pub struct State {
     pub at: Option<TakenStep>,
     /// The database's time.
     pub clock: Clock,
+    /// Visits of steps so far.
+    pub steps: i32,
+    /// The number of the last wake-up before the step was looked at.
+    pub seen: i64,
 }
 
 impl State {
@@ -66,6 +70,8 @@ impl State {
             cancel_reason: taken.cancel_reason,
             at: taken.step,
             clock: Clock::told(taken.taken_at),
+            steps: taken.steps,
+            seen: taken.wake_seq,
         }
     }
 
@@ -74,6 +80,8 @@ impl State {
         self.variables.extend(set);
         self.at = Some(at);
         self.clock = Clock::told(commit.at);
+        self.steps = self.steps.saturating_add(1);
+        self.seen = commit.wake_seq;
         self.cancel_reason.clone_from(&commit.cancel_reason);
     }
 }

@@ -54,6 +54,9 @@ pub async fn execute(
     };
     let span = tracing::error_span!("step", floh_step_id = %step.id);
     let timed_out = || Some(too_long(step.timeout.unwrap_or_default()));
+    if left.is_zero() {
+        return Ok(timed_out());
+    }
     let ending = tokio::select! {
         ending = step.kind.execute(&visit).instrument(span) => ending?,
         () = work.cancellation.cancelled() => return Ok(None),

@@ -56,6 +56,10 @@ impl StepType for Case {
         labels.chain(["default".to_string()]).collect()
     }
 
+    fn carries_on(&self, _config: &Map<String, Value>) -> Option<String> {
+        Some("default".into())
+    }
+
     fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
         Box::pin(async {
             let cases = visit.step.config.get("cases").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();

@@ -31,6 +31,11 @@ impl StepType for If {
         words(&["true", "false"])
     }
 
+    /// What could not be compared does not hold.
+    fn carries_on(&self, _config: &Map<String, Value>) -> Option<String> {
+        Some("false".into())
+    }
+
     fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
         Box::pin(async {
             let condition = visit.step.config.get("if").and_then(read);

@@ -62,6 +62,12 @@ pub trait StepType: Send + Sync {
         Vec::new()
     }
 
+    /// The outcome whose edge a failed step goes by where the definition says `onError: continue`. Never that of a consent,
+    /// which nobody has given.
+    fn carries_on(&self, config: &Map<String, Value>) -> Option<String> {
+        self.outcomes(config).into_iter().find(|outcome| outcome != "approved")
+    }
+
     /// How failures that may pass are tried again where the step says nothing of `retry`.
     fn retry(&self) -> Option<Retry> {
         None

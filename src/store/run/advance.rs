@@ -28,6 +28,10 @@ pub struct TakenRun {
     pub step: Option<TakenStep>,
     /// The database's time of the take.
     pub taken_at: DateTime<Utc>,
+    /// Visits of steps so far.
+    pub steps: i32,
+    /// The number of its last wake-up.
+    pub wake_seq: i64,
 }
 
 /// The step that a taken run is at.
@@ -157,6 +161,8 @@ pub struct Change {
     /// The step that follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<NextStep>,
+    /// The number of the last wake-up before the step was looked at: a later one does not let the run wait.
+    pub seen: i64,
 }
 
 /// The step's part of a [`Change`].
@@ -215,6 +221,8 @@ pub struct Commit {
     pub cancel_reason: Option<String>,
     /// The database's time.
     pub at: DateTime<Utc>,
+    /// The number of the run's last wake-up.
+    pub wake_seq: i64,
 }
 
 /// Whether a [`Change`] was made.
@@ -284,6 +292,7 @@ async fn commit(client: &Client, lease: &Lease, run: Uuid, change: &Value) -> Re
         next_visit: row.try_get("next_visit")?,
         cancel_reason: row.try_get("cancel_reason")?,
         at: row.try_get("committed_at")?,
+        wake_seq: row.try_get::<_, Option<i64>>("wake_seq")?.unwrap_or_default(),
     })
 }
 
@@ -312,5 +321,7 @@ fn taken(id: Uuid, row: &Row) -> Result<TakenRun, StoreError> {
         created_at: row.try_get("created_at")?,
         step,
         taken_at,
+        steps: row.try_get("steps")?,
+        wake_seq: row.try_get("wake_seq")?,
     })
 }

@@ -20,7 +20,7 @@ pub struct StuckPage {
     pub failed: Vec<Uuid>,
     /// Runs for which a wake-up is pending now.
     pub woken: Vec<Uuid>,
-    /// Steps of the failed runs that were running and are failed now.
+    /// Steps of the failed runs that were open and are failed now.
     pub closed_steps: u64,
     /// Where to go on; absent after the last page.
     pub next: Option<StuckCursor>,
@@ -70,7 +70,8 @@ const RECOVER: &str = "
             RETURNING r.id
     ), closed AS (
         UPDATE workflow_step s SET status = 'failed', failure_reason = $7, finished_at = now()
-            FROM failed WHERE s.run_id = failed.id AND s.status = 'running'
+            FROM failed WHERE s.run_id = failed.id
+                AND s.status IN ('pending', 'running', 'waiting_approval', 'waiting_response')
             RETURNING s.id
     )
     SELECT ARRAY(SELECT id FROM failed) AS failed, ARRAY(SELECT id FROM woken) AS woken,

@@ -6,6 +6,7 @@ use crate::{
         people,
         run::{Effect, EffectError, Ending, Visit},
         span,
+        steps::question,
     },
     store::{
         FencedTransaction, Store, StoreError,
@@ -13,7 +14,6 @@ use crate::{
         run::StepStatus,
     },
 };
-use chrono::TimeDelta;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -53,13 +53,10 @@ pub async fn ask(visit: &Visit<'_>) -> Result<Ending, StoreError> {
         Ok(quorum) => quorum,
         Err(why) => return Ok(Ending::failed(why)),
     };
-    let expires = config.get("expiresAfter").filter(|value| !value.is_null()).map(span::read).transpose();
-    let due_at = match expires {
-        Ok(after) => after
-            .and_then(|after| TimeDelta::from_std(after).ok())
-            .and_then(|after| visit.now.checked_add_signed(after)),
-        Err(why) => return Ok(Ending::failed(format!("`expiresAfter`: {why}"))),
-    };
+    if let Some(Err(why)) = config.get("expiresAfter").filter(|value| !value.is_null()).map(span::read) {
+        return Ok(Ending::failed(format!("`expiresAfter`: {why}")));
+    }
+    let due_at = question::due(visit, config.get("expiresAfter"));
     let text = |name: &str| config.get(name).and_then(text);
     let approvals = approvers.into_iter().zip(1..).map(|(who, position)| NewApproval {
         id: Uuid::new_v4(),
