@@ -184,6 +184,8 @@ mod tests {
     #[test]
     fn the_catalogue_explains_exactly_these_events() {
         let mut entries = BTreeMap::new();
+        // Without an empty line before it, journalctl takes an entry for a part of the one before.
+        assert_eq!(CATALOG.matches("\n-- ").count(), CATALOG.matches("\n\n-- ").count());
         for entry in CATALOG.split("\n-- ").skip(1) {
             let (id, text) = entry.split_once('\n').unwrap();
             assert!(entries.insert(id, text).is_none(), "{id} twice");

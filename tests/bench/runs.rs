@@ -7,7 +7,7 @@ use crate::{
     support::{
         child,
         postgres::{self, DATABASE, PASSWORD, SCHEMA, USER},
-        runs::{chain, quote},
+        runs::{chain, points_passed, quote},
         wait_for,
         worker::Worker,
     },
@@ -169,15 +169,13 @@ fn trips(database: &Database, field: &mut Field, report: &mut Report) {
     for number in 1..=2 {
         start(database, field, "ten", 1);
         passed = wait_for("the run's points", LIMIT, || {
-            let log = worker.log();
-            let count = |line: &str| line.split(" points passed").next()?.rsplit(' ').next()?.parse::<f64>().ok();
-            let said: Vec<f64> = log.lines().filter_map(count).collect();
+            let said = points_passed(&worker.log());
             (said.len() >= number).then_some(said)
         });
     }
     worker.stop();
     // The first run prepares the statements.
-    let found = (passed[1] - passed[0]) / 2.0 / STEPS as f64;
+    let found = (passed[1] - passed[0]) as f64 / 2.0 / STEPS as f64;
     report.goal(
         "runs-trips",
         "round trips to PostgreSQL per step of a run",

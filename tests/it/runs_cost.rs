@@ -1,6 +1,10 @@
 //! What a step of a run costs: the statements that its job sends to PostgreSQL, each one round trip.
 
-use crate::support::{Fleet, runs::chain, wait_for};
+use crate::support::{
+    Fleet,
+    runs::{chain, points_passed},
+    wait_for,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -32,11 +36,7 @@ fn a_step_of_a_run_costs_less_than_two_round_trips() {
         fleet.wait_run(&run, "completed", LIMIT);
         assert_eq!(fleet.steps(&run).len(), 12);
         let now = wait_for("the points of the job", LIMIT, || {
-            let log = worker.log();
-            let said = log
-                .lines()
-                .filter_map(|line| line.split(" points passed").next()?.rsplit(' ').next()?.parse::<u32>().ok());
-            let said: Vec<u32> = said.collect();
+            let said = points_passed(&worker.log());
             (said.len() >= number).then(|| said.last().copied()).flatten()
         });
         trips = (now - passed) / 2;

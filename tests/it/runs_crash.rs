@@ -5,7 +5,7 @@
 use crate::support::{
     Fleet,
     http::HttpServer,
-    runs::{StepRow, chain},
+    runs::{StepRow, chain, points_passed},
     smtp::Smtp,
     wait_for,
     worker::Worker,
@@ -115,11 +115,7 @@ fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect(
     let mut first = worker(&fleet, &smtp, &[("FLOH_TEST_KILL_RUN", &whole.to_string())]);
     fleet.wait_run(&whole.to_string(), "completed", LIMIT);
     let points = wait_for("the number of points", LIMIT, || {
-        let log = first.log();
-        let said: Vec<u64> = log
-            .lines()
-            .filter_map(|line| line.split(" points passed").next()?.rsplit(' ').next()?.parse().ok())
-            .collect();
+        let said = points_passed(&first.log());
         // One job until each of the two waits, one until the end.
         (said.len() >= 3).then(|| said.last().copied()).flatten()
     });

@@ -47,6 +47,12 @@ pub fn chain(name: &str, steps: Vec<Value>) -> Value {
     json!({"name": name, "steps": all})
 }
 
+/// How many points each of a run's jobs had passed by its end, as its worker has logged them: two for each statement.
+pub fn points_passed(log: &str) -> Vec<u64> {
+    let said = log.lines().filter_map(|line| line.split_once(" points passed"));
+    said.map(|(before, _)| before.rsplit(' ').next().unwrap().parse().unwrap()).collect()
+}
+
 impl Fleet {
     /// Publishes a definition as another program does; returns the row's id.
     pub fn define(&self, document: &Value) -> String {
