@@ -4,6 +4,9 @@
 -- worker takes the run under the lease of that wake-up's job, and each step is committed by one call of commit_step, which
 -- ends with the fence: a worker that has lost its job commits nothing more.
 
+-- Functions that run with their owner's rights must not find a caller's temporary tables first.
+SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
+
 ALTER TABLE workflow_run
     -- The queue of its wake-ups: QUEUE_PREFIX and QUEUE_NAME with a colon between.
     ADD COLUMN queue text NOT NULL DEFAULT 'bull:workflow-scheduler' CHECK (queue <> ''),
@@ -76,16 +79,23 @@ END $$;
 CREATE TRIGGER wake_on_change BEFORE INSERT OR UPDATE OF cancel_requested_at, held_back ON workflow_run
     FOR EACH ROW EXECUTE FUNCTION wake_on_change();
 
--- Every wake-up of a run is a job, one per number.
+-- Every wake-up of a run is a job, one per number. One whose time has not come is over when another one takes its place, or
+-- the run has ended: a wait of a month that ends within the hour leaves nothing to be looked after for a month. One that is
+-- due stays, because a job may be about to take it.
 CREATE FUNCTION send_wake_up() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND OLD.wake_at > now() AND (NEW.wake_seq > OLD.wake_seq OR NOT is_live(NEW)) THEN
+        UPDATE job_outbox SET ended = 'completed', ended_at = now() WHERE id IN (SELECT o.id FROM job_outbox o
+            WHERE o.queue = OLD.queue AND o.job_id = 'resume-' || OLD.id || '-' || OLD.wake_seq
+                AND o.epoch IS NULL AND o.ended_at IS NULL AND o.due_at > now()
+            FOR UPDATE SKIP LOCKED);
+    END IF;
     IF is_live(NEW) AND NEW.wake_at IS NOT NULL AND NOT NEW.held_back
             AND (TG_OP = 'INSERT' OR NEW.wake_seq > OLD.wake_seq) THEN
         INSERT INTO job_outbox (queue, job_id, name, data, due_at)
             VALUES (NEW.queue, 'resume-' || NEW.id || '-' || NEW.wake_seq, 'resume-run',
                 jsonb_build_object('runId', NEW.id, 'seq', NEW.wake_seq), NEW.wake_at)
-            -- Without naming the columns, which would ask the API server's role for the right to read them.
             ON CONFLICT DO NOTHING;
     END IF;
     RETURN NULL;
@@ -132,7 +142,8 @@ BEGIN
         PERFORM fail_run(r.id, coalesce(NEW.failure_reason, 'the job ' || NEW.job_id || ' failed'))
             FROM workflow_run r
             WHERE r.id = v_run AND (r.wake_seq = v_seq AND r.wake_at IS NOT NULL AND r.lease_execution IS NULL
-                OR EXISTS (SELECT FROM job_execution j WHERE j.id = r.lease_execution AND j.epoch = r.lease_epoch
+                -- Whatever its epoch: each take of the same attempt has another one.
+                OR EXISTS (SELECT FROM job_execution j WHERE j.id = r.lease_execution
                     AND j.queue = NEW.queue AND j.job_id = NEW.job_id));
     ELSIF NEW.epoch IS NULL THEN
         PERFORM wake_run(r.id) FROM workflow_run r
@@ -335,5 +346,8 @@ BEGIN
         WHERE r.id = p_run;
     RETURN true;
 END $$;
+
+-- These run with the rights of the schema's owner, as triggers only.
+REVOKE ALL ON FUNCTION send_wake_up() FROM PUBLIC;
 
 INSERT INTO schema_version (version, compatible_from) VALUES (10, '0.1.0');

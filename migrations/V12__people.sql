@@ -9,7 +9,9 @@ CREATE TABLE app_user (
     display_name text NOT NULL CHECK (display_name <> ''),
     -- At the end of a statement or transaction, so that people can be imported in any order.
     manager_id text REFERENCES app_user ON DELETE SET NULL DEFERRABLE,
-    attributes jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(attributes) = 'object'),
+    attributes jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(attributes) = 'object')
+        -- What a double cannot hold, no program reads as JSON.
+        CHECK (NOT jsonb_path_exists(attributes, '$.** ? (@.type() == "number" && (@ > 1.7e308 || @ < -1.7e308))')),
     status text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'disabled')),
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),

@@ -9,6 +9,9 @@
 -- Locks are taken in the order approval, workflow_run, workflow_step. Whoever comes from the other side (a step or a run
 -- that ends) never waits for an approval that somebody holds: see close_approvals.
 
+-- Functions that run with their owner's rights must not find a caller's temporary tables first.
+SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
+
 CREATE TABLE approval (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     run_id uuid NOT NULL,
@@ -128,6 +131,10 @@ BEGIN
             RAISE SQLSTATE 'FL022' USING MESSAGE = 'approval ' || OLD.id || ' has not expired';
         END IF;
     ELSIF NEW.status = 'pending' AND OLD.status = 'waiting' THEN
+        IF EXISTS (SELECT FROM approval a WHERE a.run_id = OLD.run_id AND a.step_id = OLD.step_id AND a.visit = OLD.visit
+                AND a.position < OLD.position AND a.status IN ('waiting', 'pending')) THEN
+            RAISE SQLSTATE 'FL022' USING MESSAGE = 'approval ' || OLD.id || ' ' || approval_obstacle(OLD);
+        END IF;
         NEW.asked_at := clock_timestamp();
     ELSIF NEW.status IS DISTINCT FROM 'reassigned' OR OLD.status <> 'pending' THEN
         RAISE SQLSTATE 'FL022' USING MESSAGE = 'approval ' || OLD.id || ' is ' || OLD.status
@@ -299,11 +306,12 @@ BEGIN
 END $$;
 
 CREATE TRIGGER run_leaves_approvals AFTER UPDATE OF status ON workflow_run
-    FOR EACH ROW WHEN (OLD.lease_epoch IS NULL AND OLD.status <> NEW.status
+    FOR EACH ROW WHEN (OLD.status <> NEW.status
         AND NEW.status IN ('completed', 'failed', 'cancelled'))
     EXECUTE FUNCTION run_leaves_approvals();
 
 -- These run with the rights of the schema's owner, as triggers only.
-REVOKE ALL ON FUNCTION close_approvals(uuid, text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION change_approval(), approval_decided(), approval_asked(), step_leaves_approvals(),
+    run_leaves_approvals(), close_approvals(uuid, text, integer) FROM PUBLIC;
 
 INSERT INTO schema_version (version, compatible_from) VALUES (13, '0.1.0');

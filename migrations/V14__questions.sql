@@ -120,6 +120,9 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
             'an answer is an object with a member for each field'
         WHEN octet_length(p_answer::text) > 262144 THEN 'it is larger than 256 KiB'
         WHEN jsonb_path_exists(p_answer, '$.**{60}') THEN 'it is nested too deep'
+        -- What a double cannot hold, no program reads as JSON.
+        WHEN jsonb_path_exists(p_answer, '$.** ? (@.type() == "number" && (@ > 1.7e308 || @ < -1.7e308))') THEN
+            'it has a number in it that is too large'
         ELSE (SELECT string_agg(problem, '; ' ORDER BY place) FROM (
             SELECT f.place, field_problem(f.field, p_answer -> (f.field ->> 'name')) AS problem
                 FROM jsonb_array_elements(p_fields) WITH ORDINALITY AS f (field, place)
@@ -278,7 +281,7 @@ BEGIN
 END $$;
 
 CREATE TRIGGER run_leaves_questions AFTER UPDATE OF status ON workflow_run
-    FOR EACH ROW WHEN (OLD.lease_epoch IS NULL AND OLD.status <> NEW.status
+    FOR EACH ROW WHEN (OLD.status <> NEW.status
         AND NEW.status IN ('completed', 'failed', 'cancelled'))
     EXECUTE FUNCTION run_leaves_questions();
 

@@ -30,6 +30,11 @@ BEGIN
         NEW.published_at := CASE WHEN TG_OP = 'INSERT' THEN coalesce(NEW.published_at, now()) ELSE now() END;
         -- One at a time for each name: the next statement sees what the one before has published.
         PERFORM pg_advisory_xact_lock(hashtextextended('floh-worker definition ' || NEW.name || ' ' || worker_channel(), 0));
+        -- An INSERT that conflicts adds nothing (ON CONFLICT DO NOTHING) or fails: it deprecates nothing, either.
+        IF TG_OP = 'INSERT' AND EXISTS (SELECT FROM workflow_definition d
+                WHERE d.name = NEW.name AND d.version = NEW.version) THEN
+            RETURN NEW;
+        END IF;
         UPDATE workflow_definition d SET status = 'deprecated'
             WHERE d.name = NEW.name AND d.status = 'active' AND d.id <> NEW.id;
     END IF;

@@ -4,6 +4,7 @@ use super::{Handler, JobContext, JobError};
 use crate::{
     engine::run::{Engine, Stop, Work},
     queue::BoxFuture,
+    store::Policy,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -51,6 +52,8 @@ impl ResumeRun {
         };
         let value = self.engine.go_on(&work, data.run_id, data.seq).await.map_err(|stop| match stop {
             Stop::Interrupted(why) => JobError::Interrupted(why.into()),
+            // Somebody holds a row for long: that is nobody's failed attempt.
+            Stop::Store(error) if error.policy() == Policy::Retry => JobError::Interrupted(error.to_string()),
             Stop::Store(error) => error.into(),
         })?;
         job.complete(job.begin().await?, value).await

@@ -11,7 +11,7 @@ use crate::support::{
     worker::Worker,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, env, time::Duration};
 use uuid::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -127,7 +127,9 @@ fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect(
     // Each life first finishes the run of the one before it, so that each run meets one kill.
     let mut runs: BTreeMap<Uuid, u64> = BTreeMap::new();
     let mut before: Option<Uuid> = None;
-    for point in 1..=points {
+    // One kill for each point in `tests/run full`; in short each third of them, another third each time.
+    let step = if env::var("FLOH_CRASH").is_ok_and(|how| how == "all") { 1 } else { 3 };
+    for point in (rand::random_range(1..=step)..=points).step_by(usize::try_from(step).unwrap()) {
         let run = Uuid::new_v4();
         let (name, at) = (run.to_string(), point.to_string());
         let mut life = worker(&fleet, &smtp, &[("FLOH_TEST_KILL_RUN", &name), ("FLOH_TEST_KILL_AT", &at)]);
@@ -163,7 +165,7 @@ fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect(
         (run.to_string(), step.to_string())
     });
     let repeated = at_most_one_is_repeated(keys.collect(), CALLS);
-    assert!(repeated > 0, "no kill came between a call and its commit");
+    assert!(step > 1 || repeated > 0, "no kill came between a call and its commit");
     // The same for mails: one identity each, by which a repeated one can be recognised.
     let keys = smtp.mails().into_iter().map(|mail| {
         let headers = &mail["headers"];
@@ -171,7 +173,7 @@ fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect(
         (run, headers["message-id"].as_str().unwrap().to_string())
     });
     let repeated = at_most_one_is_repeated(keys.collect(), MAILS);
-    assert!(repeated > 0, "no kill came between a mail and its commit");
+    assert!(step > 1 || repeated > 0, "no kill came between a mail and its commit");
 }
 
 /// What arrived from each run, by an identity of its own: every run has `each` of them, and one of them twice at most, because

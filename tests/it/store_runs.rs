@@ -123,6 +123,40 @@ async fn a_wake_up_is_stale_where_a_later_one_is_on_its_way() {
 }
 
 #[tokio::test]
+async fn a_wake_up_whose_time_has_not_come_is_over_when_another_takes_its_place() {
+    let bench = Bench::new().await;
+    let due = Utc::now() + TimeDelta::days(30);
+    let ended = "SELECT (data ->> 'seq')::bigint FROM job_outbox WHERE ended = 'completed' ORDER BY id";
+    assert_eq!(bench.commit(&wait(Some(due), 1)).await, CommitOutcome::Committed);
+    bench.api.execute("SELECT wake_run($1)", &[&bench.run]).await.unwrap();
+    let over: Vec<i64> = bench.api.query(ended, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!((bench.wake_ups().await, over), (vec![1, 2, 3], vec![2]));
+    // Its end wakes nobody, and the one that is due stays.
+    let other = bench.job("job-2").await;
+    assert_eq!(bench.take(&other, Some(2)).await, Err(Untaken::Stale));
+    bench.take(&other, Some(3)).await.unwrap();
+    bench.store.commit_step(&other, bench.run, &wait(Some(due), 3)).await.unwrap();
+    bench.api.execute("SELECT fail_run($1, 'enough')", &[&bench.run]).await.unwrap();
+    let over: Vec<i64> = bench.api.query(ended, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!((bench.wake_ups().await, over), (vec![1, 2, 3, 4], vec![2, 4]));
+}
+
+#[tokio::test]
+async fn a_job_that_was_taken_again_and_again_fails_its_run_with_it() {
+    let bench = Bench::new().await;
+    let sql = "INSERT INTO job_outbox (queue, job_id, name, data)
+        VALUES ('bull:test', 'job-1', 'resume-run', jsonb_build_object('runId', $1::uuid, 'seq', 1))";
+    bench.api.execute(sql, &[&bench.run]).await.unwrap();
+    // Its workers died before they came to the run, so the run knows the first of them.
+    for start in 2..=4 {
+        taken(&bench.store, &identity("job-1"), &fetch(start, i64::from(start) * 100)).await;
+    }
+    assert!(bench.store.outbox_job_failed(&identity("job-1"), "three workers died of it").await.unwrap());
+    assert_eq!(bench.one::<String>("status").await, "failed");
+    assert_eq!(bench.one::<String>("failure_reason").await, "three workers died of it");
+}
+
+#[tokio::test]
 async fn a_commit_that_is_asked_again_changes_nothing() {
     let bench = Bench::new().await;
     for _ in 0..2 {

@@ -145,7 +145,9 @@ impl Engine {
 
     /// Executes one step, or begins the run, and commits what it came to.
     async fn one_step(&self, work: &Work<'_>, state: &mut State) -> Result<Arrived, Stop> {
-        if let Some(verdict) = settle::exhausted(state) {
+        if state.cancel_reason.is_none()
+            && let Some(verdict) = settle::exhausted(state)
+        {
             return settle::commit(work, state, verdict).await;
         }
         let verdict = match (&state.cancel_reason, &state.at) {

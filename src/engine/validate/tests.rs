@@ -302,7 +302,7 @@ proptest! {
         let graph = Graph::of(&definition);
         let reached: Vec<Vec<bool>> = (0..40).map(|step| graph.reached_from(step)).collect();
         let mut group = [None; 40];
-        for (number, cycle) in graph.cycles(|_| true).iter().enumerate() {
+        for (number, cycle) in graph.cycles(|_, _| true).iter().enumerate() {
             for step in cycle {
                 prop_assert_eq!(group[*step].replace(number), None, "{} is in two groups", step);
             }

@@ -71,7 +71,9 @@ const RECOVER: &str = "
     ), closed AS (
         UPDATE workflow_step s SET status = 'failed', failure_reason = $7, finished_at = now()
             FROM failed WHERE s.run_id = failed.id
-                AND s.status IN ('pending', 'running', 'waiting_approval', 'waiting_response')
+                AND (s.status IN ('running', 'waiting_approval', 'waiting_response')
+                    -- One that waits for its next try; another engine's plan may have pending steps that never began.
+                    OR s.status = 'pending' AND s.attempt > 1)
             RETURNING s.id
     )
     SELECT ARRAY(SELECT id FROM failed) AS failed, ARRAY(SELECT id FROM woken) AS woken,
