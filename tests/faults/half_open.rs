@@ -101,7 +101,10 @@ fn on_the_renewal(row: &Row) -> Verdict {
 fn begin_long(stage: &mut Stage, round: usize, takes: Duration) -> Vec<String> {
     let (mut ids, mut of) = (Vec::new(), [0; 2]);
     while of.contains(&0) {
-        assert!(ids.len() < 12, "one worker gets none of the jobs: {of:?}");
+        // A worker whose places are all taken would pick up nothing later.
+        assert!(of.iter().all(|jobs| *jobs < 7), "one worker gets none of the jobs: {of:?}");
+        // Not in step with the load, or the same worker would be the next one each time.
+        sleep(Duration::from_millis(rand::random_range(0..60)));
         let id = format!("long-{round}-{}", ids.len());
         let opts = json!({"attempts": 1, "removeOnComplete": false, "jobId": id, "lifo": true});
         // A transaction may not be open for as long as that.

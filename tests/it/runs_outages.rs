@@ -70,6 +70,31 @@ fn a_call_that_came_back_while_postgresql_restarted_is_not_made_again() {
 }
 
 #[test]
+fn a_run_is_not_locked_while_a_call_is_out_and_cancelled_at_the_next_boundary() {
+    let fleet = Fleet::start();
+    let http = HttpServer::start();
+    let mut worker = fleet.worker("1", &[("CONNECTOR_ALLOWED_HOSTS", "localhost")]);
+    let definition =
+        fleet.define(&chain("calls", vec![call("one", http.url("/late/2000")), call("two", http.url("/effects"))]));
+    let run = fleet.start_run(&definition, &json!({}));
+    wait_for("the call", LIMIT, || (http.calls() == 1).then_some(()));
+    // Refused at once where somebody holds it.
+    let sql = format!("SELECT status FROM floh_worker.workflow_run WHERE id = '{run}' FOR UPDATE NOWAIT");
+    assert_eq!(fleet.sql(&sql)[0][0].as_deref(), Some("running"));
+    fleet.sql(&format!(
+        "UPDATE floh_worker.workflow_run SET cancel_requested_at = now(), cancel_reason = 'enough' WHERE id = '{run}'"
+    ));
+    assert_eq!(fleet.wait_run(&run, "cancelled", LIMIT).reason.as_deref(), Some("enough"));
+    // The step that was under way is done, and the next one has not begun.
+    let steps = fleet.steps(&run);
+    let one = steps.iter().find(|step| step.id == "one").unwrap();
+    assert_eq!((one.status.as_str(), one.outcome.as_deref()), ("completed", Some("success")));
+    assert_eq!(http.calls(), 1, "{:#}", http.seen());
+    assert_eq!(steps.last().map(|step| (step.id.as_str(), step.status.as_str())), Some(("two", "cancelled")));
+    worker.stop();
+}
+
+#[test]
 fn two_wake_ups_at_once_and_a_decision_in_the_middle_of_a_step_run_nothing_twice() {
     let fleet = Fleet::start();
     let http = HttpServer::start();
