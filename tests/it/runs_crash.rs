@@ -35,6 +35,10 @@ fn twenty_steps(http: &HttpServer) -> Value {
         json!({"id": id, "type": "notification", "config": {
             "to": ["ada@example.org"], "subject": format!("{id} of {{{{run.id}}}}"), "text": "It goes on."}})
     };
+    let tell = |id: &str| {
+        json!({"id": id, "type": "notification", "config": {
+            "channel": "inApp", "to": ["ada@example.org"], "subject": id, "text": "It goes on."}})
+    };
     let ask = |id: &str, next: &str| {
         json!({"id": id, "type": "condition", "config": {"if": {"variable": "n", "equals": 1}},
                "transitions": [{"on": "true", "to": next}, {"on": "false", "to": "end"}]})
@@ -53,13 +57,13 @@ fn twenty_steps(http: &HttpServer) -> Value {
             call("c2"),
             mail("m1"),
             wait("w1"),
-            transform("a3"),
+            tell("t1"),
             ask("q2", "c4"),
             call("c4"),
             transform("a4"),
             mail("m2"),
-            ask("q3", "a5"),
-            transform("a5"),
+            ask("q3", "t2"),
+            tell("t2"),
             transform("a6"),
             mail("m3"),
             wait("w2"),
@@ -108,6 +112,7 @@ fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect(
     let fleet = Fleet::start();
     let (http, smtp) = (HttpServer::start(), Smtp::start());
     let definition = fleet.define(&twenty_steps(&http));
+    fleet.sql("INSERT INTO floh_worker.app_user (id, email, display_name) VALUES ('u-1', 'ada@example.org', 'Ada')");
 
     // Nobody is killed: how many points there are, and what the run should look like.
     let whole = Uuid::new_v4();
@@ -155,6 +160,11 @@ fn a_worker_that_is_killed_at_any_point_repeats_no_committed_step_and_no_effect(
         assert_eq!(row.variables, replayed, "killed at point {point}");
     }
     last.stop();
+
+    // What is written with a step's commit is there once: two rows for each run.
+    let rows = fleet.sql("SELECT count(*), count(DISTINCT run_id) FROM floh_worker.notification");
+    let of = |each: usize| Some((each * (runs.len() + 1)).to_string());
+    assert_eq!(rows[0], [of(2), of(1)]);
 
     // One effect for each call of each run, whatever was asked again.
     let seen = http.seen();
