@@ -45,6 +45,21 @@ async fn furnish(api: &Client) {
     .unwrap();
 }
 
+/// A furnished database, the session of its owner, who has granted the role `api` what these chapters name, and their other
+/// statements.
+async fn stage(chapters: &[&str]) -> (PostgresServer, Client, Vec<String>) {
+    let (server, _store) = migrated().await;
+    let owner = server.session("floh").await;
+    furnish(&owner).await;
+    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
+    let (grants, others): (Vec<String>, Vec<String>) =
+        chapters.iter().flat_map(|chapter| statements(chapter)).partition(|text| text.starts_with("GRANT "));
+    for grant in &grants {
+        owner.batch_execute(grant).await.unwrap();
+    }
+    (server, owner, others)
+}
+
 /// Runs the statement that begins so, in the role `api`; the rows as text.
 async fn run(server: &PostgresServer, all: &[&String], beginning: &str) -> (u64, Vec<Vec<Option<String>>>) {
     let found: Vec<_> = all.iter().filter(|text| text.starts_with(beginning)).collect();
@@ -77,15 +92,8 @@ async fn wakes_up_a_known_job(owner: &Client) {
 
 #[tokio::test]
 async fn the_statements_do_what_is_said_with_the_rights_that_are_named() {
-    let (server, _store) = migrated().await;
-    let owner = server.session("floh").await;
-    furnish(&owner).await;
-    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
-    let statements = statements("What an API server does");
-    let (grants, all): (Vec<_>, Vec<_>) = statements.iter().partition(|text| text.starts_with("GRANT "));
-    for grant in &grants {
-        owner.batch_execute(grant).await.unwrap();
-    }
+    let (server, owner, statements) = stage(&["What an API server does"]).await;
+    let all: Vec<&String> = statements.iter().collect();
     let text = |words: &[&str]| words.iter().map(|word| Some((*word).to_string())).collect::<Vec<_>>();
 
     let (count, rows) = run(&server, &all, "INSERT INTO floh_worker.workflow_run ").await;
@@ -185,15 +193,8 @@ async fn the_statements_about_definitions_do_what_is_said_with_the_rights_that_a
 
 #[tokio::test]
 async fn the_statements_about_schedules_do_what_is_said_with_the_rights_that_are_named() {
-    let (server, _store) = migrated().await;
-    let owner = server.session("floh").await;
-    furnish(&owner).await;
-    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
-    let statements = [statements("What an API server does"), statements("Schedules")].concat();
-    let (grants, all): (Vec<_>, Vec<_>) = statements.iter().partition(|text| text.starts_with("GRANT "));
-    for grant in &grants {
-        owner.batch_execute(grant).await.unwrap();
-    }
+    let (server, owner, statements) = stage(&["What an API server does", "Schedules"]).await;
+    let all: Vec<&String> = statements.iter().collect();
     let schedule = "SELECT definition, cron, zone, catch_up, catch_up_limit, overlap, enabled FROM workflow_schedule";
     assert_eq!(run(&server, &all, "INSERT INTO floh_worker.workflow_schedule ").await.0, 1);
     let row = owner.query_one(schedule, &[]).await.unwrap();
@@ -227,15 +228,8 @@ const APPROVAL: &str = "a7b0c0de-0000-0000-0000-000000000000";
 
 #[tokio::test]
 async fn an_approval_is_found_and_decided_by_one_statement_each() {
-    let (server, _store) = migrated().await;
-    let owner = server.session("floh").await;
-    furnish(&owner).await;
-    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
-    let statements = statements("What an API server does");
-    let (grants, all): (Vec<_>, Vec<_>) = statements.iter().partition(|text| text.starts_with("GRANT "));
-    for grant in &grants {
-        owner.batch_execute(grant).await.unwrap();
-    }
+    let (server, owner, statements) = stage(&["What an API server does"]).await;
+    let all: Vec<&String> = statements.iter().collect();
     owner
         .batch_execute(&format!(
             "INSERT INTO workflow_step (run_id, step_id, type, status) VALUES ('{RUN}', 'ask', 'approval', 'waiting_approval');

@@ -126,12 +126,6 @@ impl Ending {
     pub fn failed(reason: impl Into<String>) -> Ending {
         Ending::Failed { reason: reason.into(), outcome: "error", result: None, passing: false, effects: Vec::new() }
     }
-
-    /// Failed, and another try may go better.
-    #[must_use]
-    pub fn failed_for_now(reason: impl Into<String>) -> Ending {
-        Ending::Failed { reason: reason.into(), outcome: "error", result: None, passing: true, effects: Vec::new() }
-    }
 }
 
 /// Something in PostgreSQL that is committed together with a visit's ending, or not at all. It may be applied again in
