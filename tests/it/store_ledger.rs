@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 /// A server with our schema, and a store on it.
 pub async fn migrated() -> (PostgresServer, Store) {
-    let server = PostgresServer::start();
-    store::migrate(&server.config()).await.unwrap();
+    let server = PostgresServer::start_migrated("");
     let store = Store::open(&server.config(), 4, "floh-worker@test").unwrap();
     (server, store)
 }

@@ -32,7 +32,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts the servers and migrates the database with `flohctl migrate`. The workers' own periodic jobs are left to
+    /// Starts the servers; the database was migrated by `flohctl migrate`. The workers' own periodic jobs are left to
     /// a scheduler that never makes any, so that tests may count jobs at every quarter of an hour.
     pub fn start() -> Fleet {
         Fleet::start_with_periodic_jobs().without_periodic_jobs()
@@ -41,7 +41,7 @@ impl Fleet {
     /// The same with servers that keep their data over a restart and a crash.
     pub fn start_durable() -> Fleet {
         let redis = RedisServer::start_with(&["--appendonly", "yes"]);
-        let postgres = PostgresServer::start_with("synchronous_commit = on", |_| ());
+        let postgres = PostgresServer::start_migrated("synchronous_commit = on");
         Fleet::build(redis, postgres).without_periodic_jobs()
     }
 
@@ -60,7 +60,7 @@ impl Fleet {
 
     /// The same, and the workers make their own schedulers.
     pub fn start_with_periodic_jobs() -> Fleet {
-        Fleet::build(RedisServer::start(), PostgresServer::start())
+        Fleet::build(RedisServer::start(), PostgresServer::start_migrated(""))
     }
 
     fn build(redis: RedisServer, postgres: PostgresServer) -> Fleet {
@@ -68,10 +68,7 @@ impl Fleet {
         let connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let folder = tempfile::Builder::new().prefix("floh-it-fleet-").tempdir().unwrap();
-        let fleet = Fleet { peer, redis, postgres, connection, runtime, folder };
-        let migrated = fleet.flohctl(&["migrate"]);
-        assert!(migrated.status.success(), "flohctl migrate: {}\n{}", migrated.status, migrated.stderr);
-        fleet
+        Fleet { peer, redis, postgres, connection, runtime, folder }
     }
 
     /// A proxy in front of Redis, for a worker whose `REDIS_PORT` is its port.

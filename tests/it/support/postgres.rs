@@ -6,6 +6,7 @@
 use super::{
     free_port,
     process::{Guarded, find_program, run},
+    worker::binary,
 };
 use floh_worker::config::{DatabaseConfig, DatabaseHost, SslMode};
 use nix::sys::signal::Signal;
@@ -15,7 +16,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
@@ -63,9 +64,18 @@ impl PostgresServer {
     /// The same with lines for `postgresql.conf`; `prepare` gets the data folder before the first start (certificates
     /// go there; it is handed to the server's user afterwards).
     pub fn start_with(settings: &str, prepare: impl FnOnce(&Path)) -> PostgresServer {
+        PostgresServer::copy_of(&template(), settings, prepare)
+    }
+
+    /// A fresh server whose database `floh` was migrated by `flohctl migrate`, with lines for `postgresql.conf`.
+    pub fn start_migrated(settings: &str) -> PostgresServer {
+        PostgresServer::copy_of(&migrated_template(), settings, |_| ())
+    }
+
+    fn copy_of(template: &Path, settings: &str, prepare: impl FnOnce(&Path)) -> PostgresServer {
         let folder = tempfile::Builder::new().prefix("floh-it-pg-").tempdir().unwrap();
         let data = folder.path().join("data");
-        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(template()).arg(&data));
+        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(template).arg(&data));
         let mut file = File::options().append(true).open(data.join("postgresql.conf")).unwrap();
         write!(file, "\nunix_socket_directories = '{}'\n{settings}\n", folder.path().display()).unwrap();
         prepare(&data);
@@ -249,24 +259,51 @@ fn give_to_server_user(path: &Path) {
     }
 }
 
-/// An initialised data folder under cargo's target folder: `initdb` takes seconds, a copy of it does not. nextest runs
-/// each test in its own process, so a file lock keeps all but the first from making it.
+/// An initialised data folder under cargo's target folder: `initdb` takes seconds, a copy of it does not.
 fn template() -> PathBuf {
     let version = run(Command::new(binaries().join("postgres")).arg("--version"));
     let version: String = version.chars().filter(|c| c.is_ascii_digit() || *c == '.').collect();
+    made_once("postgres-template", &format!("2-{version}"), make_template)
+}
+
+/// The same with our schema in it, as the `flohctl` of this build makes it.
+fn migrated_template() -> PathBuf {
+    let flohctl = fs::metadata(binary("flohctl")).unwrap();
+    let built = flohctl.modified().unwrap().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    made_once("postgres-migrated", &built.to_string(), make_migrated)
+}
+
+/// The folder `NAME-KEY` under cargo's target folder, made unless it is there; folders of other keys are removed. nextest
+/// runs each test in its own process, so a file lock keeps all but the first from making it.
+fn made_once(name: &str, key: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(cache).unwrap();
-    let ready = cache.join(format!("postgres-template-1-{version}"));
-    let lock = File::create(cache.join("postgres-template.lock")).unwrap();
+    let ready = cache.join(format!("{name}-{key}"));
+    let lock = File::create(cache.join(format!("{name}.lock"))).unwrap();
     lock.lock().unwrap();
     if !ready.is_dir() {
-        make_template(&ready);
+        for old in fs::read_dir(cache).unwrap().map(|entry| entry.unwrap()) {
+            if old.file_type().unwrap().is_dir() && old.file_name().to_string_lossy().starts_with(&format!("{name}-")) {
+                fs::remove_dir_all(old.path()).unwrap();
+            }
+        }
+        let half = cache.join(format!("{name}.half"));
+        let _ = fs::remove_dir_all(&half);
+        make(&half);
+        fs::rename(&half, &ready).unwrap();
     }
     ready
 }
 
+/// Nobody needs them, and they are half of the files that every test copies.
+const DROP_OTHERS: &str = "\
+DROP DATABASE postgres
+UPDATE pg_database SET datistemplate = false WHERE datname = 'template0'
+DROP DATABASE template0
+";
+
 fn make_template(ready: &Path) {
-    // Made where the server's user may go, then moved to where perhaps only we may.
+    // Made where the server's user may go, then copied to where perhaps only we may.
     let work = tempfile::Builder::new().prefix("floh-it-initdb-").tempdir().unwrap();
     let data = work.path().join("data");
     give_to_server_user(work.path());
@@ -279,19 +316,25 @@ fn make_template(ready: &Path) {
         "--no-sync",
     ]));
     let mut single = as_server_user("postgres");
-    single.args(["--single", "-D"]).arg(&data).arg("postgres");
+    single.args(["--single", "-D"]).arg(&data).arg("template1");
     let mut single = single.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let statements =
-        format!("CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'\nCREATE DATABASE {DATABASE} OWNER {USER}\n");
+    let statements = format!(
+        "CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'\nCREATE DATABASE {DATABASE} OWNER {USER}\n{DROP_OTHERS}"
+    );
     single.stdin.take().unwrap().write_all(statements.as_bytes()).unwrap();
     assert!(single.wait().unwrap().success(), "the single-user server did not make role and database");
     fs::write(data.join("pg_hba.conf"), ACCESS).unwrap();
     let mut file = File::options().append(true).open(data.join("postgresql.conf")).unwrap();
     write!(file, "\n{SETTINGS}").unwrap();
-    let half = ready.with_extension("half");
-    let _ = fs::remove_dir_all(&half);
-    run(Command::new("cp").arg("-a").arg(&data).arg(&half));
-    fs::rename(&half, ready).unwrap();
+    run(Command::new("cp").arg("-a").arg(&data).arg(ready));
+}
+
+fn make_migrated(ready: &Path) {
+    let mut server = PostgresServer::start();
+    let mut flohctl = Command::new(binary("flohctl"));
+    run(flohctl.arg("migrate").env_clear().envs(server.environment()));
+    server.down(Signal::SIGINT);
+    run(Command::new("cp").arg("-a").arg(server.data()).arg(ready));
 }
 
 /// One of PostgreSQL's programs, run as the server's user.
