@@ -32,7 +32,7 @@ struct Bench {
 impl Bench {
     async fn start() -> Bench {
         let redis = RedisServer::start();
-        let (peer, connection) = (Peer::start(&redis), redis.connection().await);
+        let (peer, connection) = (Peer::of(&redis), redis.connection().await);
         Bench { queue: queue(&redis, "workflow-scheduler"), peer, connection, redis }
     }
 

@@ -160,7 +160,7 @@ fn a_dashboard_lists_each_worker_once(version: u8) {
 fn a_crashed_node_worker_s_job_is_announced_as_stalled_and_runs_here(version: u8) {
     let mut fleet = Fleet::start();
     fleet.call(version, "eventsStart", json!({}));
-    let mut node = crate::support::peer::Peer::start(&fleet.redis);
+    let mut node = crate::support::peer::Peer::of(&fleet.redis);
     // Its lock ends soon after the crash, so that the test need not wait for a minute.
     node.call(version, "workerStart", json!({"options": {"lockDuration": 2000}}));
     let id = fleet.add(version, "test.sleep", json!({"ms": 1000}), json!({}));

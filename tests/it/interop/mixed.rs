@@ -24,7 +24,7 @@ fn ids(list: &Value, field: Option<&str>) -> Vec<String> {
 #[test]
 fn of_2000_jobs_each_is_processed_once_by_node_5_node_6_or_us() {
     let mut fleet = Fleet::start();
-    let mut nodes = [Peer::start(&fleet.redis), Peer::start(&fleet.redis)];
+    let mut nodes = [Peer::of(&fleet.redis), Peer::of(&fleet.redis)];
     let added = fleet.call(
         6,
         "addSeries",

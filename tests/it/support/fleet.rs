@@ -64,7 +64,7 @@ impl Fleet {
     }
 
     fn build(redis: RedisServer, postgres: PostgresServer) -> Fleet {
-        let peer = Peer::start(&redis);
+        let peer = Peer::of(&redis);
         let connection = redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let folder = tempfile::Builder::new().prefix("floh-it-fleet-").tempdir().unwrap();
@@ -93,7 +93,7 @@ impl Fleet {
     /// Everything anew, after another server has taken the place of the one before.
     pub fn follow(&mut self) {
         self.reconnect();
-        self.peer = Peer::start(&self.redis);
+        self.peer = Peer::of(&self.redis);
     }
 
     /// The environment file's variables, as an instance gets them.

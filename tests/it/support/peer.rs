@@ -18,45 +18,38 @@ use std::{
 pub const QUEUE: &str = "workflow-scheduler";
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
-/// One Node process; killed when dropped.
+/// One Node process, started by the first call, because half a second of a core is too much for a test that asks nothing;
+/// killed when dropped.
 pub struct Peer {
+    command: Vec<String>,
+    redis_url: String,
+    running: Option<Running>,
+    calls: u64,
+}
+
+struct Running {
     process: Guarded,
     input: PipeWriter,
     answers: mpsc::Receiver<Value>,
-    calls: u64,
 }
 
 impl Peer {
     /// A client of `redis`. What it prints to stderr appears in the test's own output.
-    pub fn start(redis: &RedisServer) -> Peer {
-        Peer::spawn(&node::program(), &[], &redis.url())
+    pub fn of(redis: &RedisServer) -> Peer {
+        Peer::new(vec![node::program().display().to_string()], redis.url())
     }
 
     /// A client of the Redis that listens on the usual port in the network of process `pid`, a container's.
     pub fn in_network_of(pid: i32) -> Peer {
-        let nsenter = find_program("nsenter").expect("nsenter (util-linux)");
-        let node = node::program();
-        let node = node.to_str().expect("a path in UTF-8");
-        Peer::spawn(&nsenter, &["--target", &pid.to_string(), "--net", "--", node], "redis://127.0.0.1:6379")
+        let nsenter = find_program("nsenter").expect("nsenter (util-linux)").display().to_string();
+        let arguments = ["--target", &pid.to_string(), "--net", "--"].map(String::from);
+        let node = node::program().display().to_string();
+        let command = [nsenter].into_iter().chain(arguments).chain([node]).collect();
+        Peer::new(command, "redis://127.0.0.1:6379".into())
     }
 
-    fn spawn(program: &Path, arguments: &[&str], redis_url: &str) -> Peer {
-        let (child_input, input) = io::pipe().unwrap();
-        let (output, child_output) = io::pipe().unwrap();
-        let process = Guarded::spawn(program, None, Signal::SIGKILL, |command| {
-            command.args(arguments).arg("peer.mjs").current_dir(node::peers()).env("REDIS_URL", redis_url);
-            command.stdin(child_input).stdout(child_output);
-        });
-        let (sender, answers) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let answer = serde_json::from_str(&line).unwrap_or_else(|e| panic!("the peer printed {line}: {e}"));
-                if sender.send(answer).is_err() {
-                    return;
-                }
-            }
-        });
-        Peer { process, input, answers, calls: 0 }
+    fn new(command: Vec<String>, redis_url: String) -> Peer {
+        Peer { command, redis_url, running: None, calls: 0 }
     }
 
     /// Asks BullMQ `version` (5 or 6) for `op` with `arguments` (an object) and returns the answer.
@@ -71,8 +64,10 @@ impl Peer {
         let mut call = json!({"id": self.calls, "v": version, "op": op});
         let Value::Object(arguments) = arguments else { panic!("{op}: the arguments are an object") };
         call.as_object_mut().unwrap().extend(arguments);
-        writeln!(self.input, "{call}").unwrap_or_else(|e| panic!("the peer ended before {op}: {e}"));
-        let answer = self.answers.recv_timeout(ANSWERS_WITHIN).unwrap_or_else(|e| panic!("{op}: no answer: {e}"));
+        let Peer { command, redis_url, running, .. } = self;
+        let running = running.get_or_insert_with(|| Running::start(command, redis_url));
+        writeln!(running.input, "{call}").unwrap_or_else(|e| panic!("the peer ended before {op}: {e}"));
+        let answer = running.answers.recv_timeout(ANSWERS_WITHIN).unwrap_or_else(|e| panic!("{op}: no answer: {e}"));
         assert_eq!(answer["id"], self.calls, "{op}: an answer to another call: {answer}");
         match answer.get("error") {
             Some(error) => Err(error.as_str().unwrap_or_default().to_string()),
@@ -90,7 +85,30 @@ impl Peer {
 
     /// Ends the process as a crash would.
     pub fn kill(&mut self) {
-        self.process.end(Signal::SIGKILL);
+        if let Some(running) = &mut self.running {
+            running.process.end(Signal::SIGKILL);
+        }
+    }
+}
+
+impl Running {
+    fn start(command: &[String], redis_url: &str) -> Running {
+        let (child_input, input) = io::pipe().unwrap();
+        let (output, child_output) = io::pipe().unwrap();
+        let process = Guarded::spawn(Path::new(&command[0]), None, Signal::SIGKILL, |process| {
+            process.args(&command[1..]).arg("peer.mjs").current_dir(node::peers()).env("REDIS_URL", redis_url);
+            process.stdin(child_input).stdout(child_output);
+        });
+        let (sender, answers) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let answer = serde_json::from_str(&line).unwrap_or_else(|e| panic!("the peer printed {line}: {e}"));
+                if sender.send(answer).is_err() {
+                    return;
+                }
+            }
+        });
+        Running { process, input, answers }
     }
 }
 
@@ -102,7 +120,7 @@ mod tests {
     #[test]
     fn both_versions_answer_and_understand_each_other() {
         let redis = RedisServer::start();
-        let mut peer = Peer::start(&redis);
+        let mut peer = Peer::of(&redis);
         peer.call(5, "eventsStart", json!({}));
         peer.call(6, "workerStart", json!({"concurrency": 2}));
         let job = peer.call(5, "add", json!({"name": "test.echo", "data": {"n": 1}, "opts": {}}));
