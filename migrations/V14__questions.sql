@@ -234,12 +234,19 @@ CREATE TRIGGER question_asked AFTER INSERT ON question
     FOR EACH ROW WHEN (NEW.status = 'pending' AND NEW.kind <> 'acceptance') EXECUTE FUNCTION question_asked();
 
 -- An answer wakes the run; so does a question that somebody withdraws while the step waits for it. The run is locked here,
--- after the question: whoever has the run never waits for a question.
+-- after the question: whoever has the run never waits for a question. An answer that waited here while the step or the run
+-- ended comes too late, and is refused.
 CREATE FUNCTION question_answered() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-    IF NEW.status <> 'void' OR is_to_be_answered(NEW.run_id, NEW.step_id, NEW.visit) THEN
-        PERFORM wake_run(NEW.run_id);
+    IF NEW.status = 'void' AND NOT is_to_be_answered(NEW.run_id, NEW.step_id, NEW.visit) THEN
+        RETURN NULL;
+    END IF;
+    -- A statement of its own: those after it see what was committed while it waited for the run.
+    PERFORM wake_run(NEW.run_id);
+    IF NEW.status <> 'void' AND NOT is_to_be_answered(NEW.run_id, NEW.step_id, NEW.visit) THEN
+        RAISE SQLSTATE 'FL020' USING MESSAGE = 'question ' || NEW.id
+            || ' cannot be answered any more: its step or its run has ended';
     END IF;
     RETURN NULL;
 END $$;
@@ -248,16 +255,24 @@ CREATE TRIGGER question_answered AFTER UPDATE OF status ON question
     FOR EACH ROW WHEN (OLD.status = 'pending' AND NEW.status IN ('answered', 'approved', 'rejected', 'void'))
     EXECUTE FUNCTION question_answered();
 
--- What was asked and nobody has answered does not matter any more. The caller may hold the run, so a question that somebody
--- answers at this very moment is left to them: they wait for the run, and their answer stands, without effect.
+-- What was asked and nobody has answered does not matter any more. The caller may hold the run, for which somebody who holds a
+-- question may wait: such rows are left alone, and a job closes them when that answer has been refused.
 CREATE FUNCTION close_questions(p_run uuid, p_step text, p_visit integer) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
     UPDATE question q SET status = CASE WHEN q.due_at <= clock_timestamp() THEN 'expired' ELSE 'void' END
         WHERE q.id IN (SELECT o.id FROM question o
             WHERE o.run_id = p_run AND (p_step IS NULL OR o.step_id = p_step AND o.visit = p_visit)
                 AND o.status = 'pending'
-            FOR NO KEY UPDATE SKIP LOCKED)
-$$;
+            FOR NO KEY UPDATE SKIP LOCKED);
+    INSERT INTO job_outbox (queue, job_id, name, data, due_at)
+        SELECT r.queue, 'close-' || q.id, 'escalation-reminder', jsonb_build_object('questionId', q.id, 'close', true),
+            clock_timestamp() + interval '1 second'
+        FROM question q JOIN workflow_run r ON r.id = q.run_id
+        WHERE q.run_id = p_run AND (p_step IS NULL OR q.step_id = p_step AND q.visit = p_visit)
+            AND q.status = 'pending'
+        ON CONFLICT (queue, job_id) DO NOTHING;
+END $$;
 
 CREATE FUNCTION step_leaves_questions() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$

@@ -1,5 +1,5 @@
-//! The part of `escalation-reminder` that tells somebody that they are asked something besides approvals. The database writes
-//! the job with the question.
+//! The part of `escalation-reminder` that tells somebody that they are asked something besides approvals, and closes what was
+//! left open when its step ended. The database writes the jobs: one with the question, and one for what it leaves open.
 
 use super::{JobContext, JobError, telling};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     mail::{MessageId, message::one_line},
     store::{
         notification::{NewNotification, notify},
-        question::{Question, QuestionKind, QuestionStatus, by_id},
+        question::{Question, QuestionKind, QuestionStatus, by_id, close_left},
     },
 };
 use chrono::SecondsFormat;
@@ -19,11 +19,17 @@ pub fn named(data: &Value) -> Option<Uuid> {
     data.get("questionId")?.as_str()?.parse().ok()
 }
 
-/// Tells whom a question is for: in the application, and by mail where that is configured.
+/// Whether a job is only to close its question, where the step has ended.
+fn only_closes(data: &Value) -> bool {
+    data.get("close") == Some(&Value::Bool(true))
+}
+
+/// Tells whom a question is for, unless it is over: in the application, and by mail where that is configured.
 pub async fn tell(engine: &Engine, job: &JobContext, id: Uuid) -> Result<Value, JobError> {
     let transaction = job.begin().await?;
+    close_left(&transaction, id).await?;
     let question = match by_id(&transaction, id).await? {
-        Some(question) if question.status == QuestionStatus::Pending => question,
+        Some(question) if question.status == QuestionStatus::Pending && !only_closes(&job.data) => question,
         other => {
             let why = other.map_or("missing", |question| question.status.word());
             return job.complete(transaction, json!({"questionId": id, "skipped": why})).await;

@@ -196,6 +196,13 @@ pub async fn expire(client: &Client, asker: &Asker) -> Result<(), StoreError> {
     client.execute(sql, &[&asker.run, &asker.step, &asker.visit]).await.map(drop)
 }
 
+/// Closes a question that was left open because somebody was answering it when its step ended. They are waited for.
+pub async fn close_left(client: &Client, id: Uuid) -> Result<(), StoreError> {
+    let sql = "UPDATE question SET status = CASE WHEN due_at <= clock_timestamp() THEN 'expired' ELSE 'void' END
+        WHERE id = $1 AND status = 'pending' AND NOT is_to_be_answered(run_id, step_id, visit)";
+    client.execute(sql, &[&id]).await.map(drop)
+}
+
 const QUESTION: &str = "SELECT id, kind, run_id, step_id, visit, assignee_id, assignee_email, title, message, fields,
     document_type, document_id, status, answer, reason, answered_by, answered_at, due_at FROM question";
 

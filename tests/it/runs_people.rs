@@ -4,14 +4,15 @@
 use crate::{
     store_people::PEOPLE,
     support::{
-        Fleet,
+        Fleet, child,
         runs::{chain, quote},
         smtp::Smtp,
         wait_for,
+        worker::binary,
     },
 };
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{process::Command, thread, time::Duration};
 
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -301,6 +302,49 @@ fn a_consent_is_recorded_word_for_word() {
         );
         assert_eq!(rows(&fleet, &sql), [format!("{action} consent u-ada I, Ada, have read them.")]);
     }
+    worker.stop();
+}
+
+/// Somebody answers while the run is being ended: `flohctl` says that it is too late, and the worker closes what was left open
+/// for the answer.
+#[test]
+fn an_answer_that_meets_the_end_of_its_run_is_refused_and_the_question_closed() {
+    let fleet = peopled();
+    let mut worker = fleet.worker("1", &[]);
+    let consent = json!({"id": "ask", "type": "consent", "config": {"user": "u-ada", "text": "I agree."},
+        "transitions": [edge("approved", "end")]});
+    let run = fleet.start_run(&fleet.define(&chain("late", vec![consent])), &json!({}));
+    let id = question(&fleet, &run, "consent");
+    wait_for("Ada is told", LIMIT, || (!rows(&fleet, "SELECT 1 FROM notification").is_empty()).then_some(()));
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ender = runtime.block_on(fleet.postgres.session("floh"));
+    let end = |sql: &str| runtime.block_on(ender.batch_execute(sql)).unwrap();
+    end(&format!("SET search_path = floh_worker; BEGIN; SELECT FROM workflow_run WHERE id = '{run}' FOR UPDATE"));
+    let environment = fleet.environment();
+    let accept = |command: &mut Command| {
+        command.args(["question", "accept", &id, "--as", "u-ada"]).env_clear().envs(&environment);
+    };
+    let late = thread::scope(|scope| {
+        let late = scope.spawn(|| child::run(&binary("flohctl"), accept, b"", LIMIT));
+        let blocked = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE question%'";
+        wait_for("the answer waits for the run", LIMIT, || (!rows(&fleet, blocked).is_empty()).then_some(()));
+        end(&format!("SELECT fail_run('{run}', 'ended by hand'); COMMIT"));
+        late.join().unwrap()
+    });
+    assert_eq!(late.status.code(), Some(1), "{}", late.stderr);
+    let words = format!("question {id} cannot be answered any more: its step or its run has ended");
+    assert!(late.stderr.contains(&words) && late.stdout.is_empty(), "{}{}", late.stdout, late.stderr);
+
+    let job = format!("SELECT ended FROM job_outbox WHERE job_id = 'close-{id}'");
+    wait_for("the job that closes it", LIMIT, || (rows(&fleet, &job) == ["completed"]).then_some(()));
+    let closed = "SELECT status, answered_by FROM question";
+    assert_eq!(rows(&fleet, closed), ["void -"]);
+    assert_eq!(rows(&fleet, "SELECT kind FROM notification"), ["consent"], "nobody is told again");
+    let done = fleet.flohctl(&["question", "accept", &id, "--as", "u-ada"]);
+    assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
+    assert!(done.stderr.contains("is void: its step has ended, or went on without it"), "{}", done.stderr);
+    assert_eq!(fleet.run(&run).status, "failed");
     worker.stop();
 }
 

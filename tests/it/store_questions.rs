@@ -2,9 +2,10 @@
 
 use crate::{
     store_people::peopled,
-    support::{PostgresServer, within},
+    support::{PostgresServer, eventually, within},
 };
-use floh_worker::store::Store;
+use floh_worker::store::{Store, question};
+use serde_json::{Value, json};
 use std::time::Duration;
 use tokio_postgres::{Client, error::DbError};
 
@@ -253,30 +254,138 @@ async fn a_question_that_is_withdrawn_wakes_the_run() {
     assert_eq!(waiting.wakes().await, (1, 1));
 }
 
-/// An answer holds the question and wants the run; whoever ends the run has it, and wants the question.
+/// An answer holds the question and wants the run; whoever ends the step or the run has it, and wants the question. They do not
+/// wait for each other: the answer is refused, and a job closes what is left.
 #[tokio::test]
-async fn an_answer_and_the_end_of_the_run_do_not_wait_for_each_other() {
+async fn an_answer_at_the_end_of_its_step_or_run_is_refused_and_a_job_closes_the_rest() {
+    for (end, due, closed) in [
+        ("UPDATE workflow_step SET status = 'completed'", "", "void"),
+        ("UPDATE workflow_step SET status = 'pending'", "", "void"),
+        ("UPDATE workflow_run SET status = 'cancelled'", "", "void"),
+        ("SELECT fail_run(id, 'no progress') FROM workflow_run", "now() + interval '2 s'", "expired"),
+    ] {
+        let waiting = Waiting::start().await;
+        let (column, value) = if due.is_empty() { ("", String::new()) } else { (", due_at", format!(", {due}")) };
+        let id = waiting.ask("consent", column, &value).await;
+        let mut ender = waiting.server.session("floh").await;
+        ender.batch_execute("SET search_path = floh_worker").await.unwrap();
+        let transaction = ender.transaction().await.unwrap();
+        transaction.batch_execute("SELECT FROM workflow_run FOR UPDATE").await.unwrap();
+        let answerer = waiting.server.session("floh").await;
+        let yes = answer(&id, "status = 'approved', answered_by = 'u-ada'");
+        let answered =
+            tokio::spawn(async move { answerer.batch_execute(&format!("SET search_path = floh_worker; {yes}")).await });
+        let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        eventually("the answer waits for the run", Duration::from_secs(20), || async {
+            (waiting.owner.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+        })
+        .await;
+        within(end, Duration::from_secs(5), transaction.batch_execute(end)).await.unwrap();
+        transaction.commit().await.unwrap();
+        let error = within("the answer", Duration::from_secs(10), answered).await.unwrap().expect_err(end);
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "FL020", "{end}: {error}");
+        let words = format!("question {id} cannot be answered any more: its step or its run has ended");
+        assert_eq!(error.message(), words, "{end}");
+        assert_eq!(waiting.status(&id).await, "pending", "{end}");
+        assert_eq!(waiting.wakes().await, (0, 0), "{end}");
+
+        let sql = "SELECT data::text, extract(epoch FROM due_at - created_at)::float8 BETWEEN 0.5 AND 5 FROM job_outbox
+            WHERE name = 'escalation-reminder' AND job_id = $1";
+        let job = waiting.owner.query_opt(sql, &[&format!("close-{id}")]).await.unwrap();
+        if end.contains("'pending'") {
+            assert!(job.is_none(), "the next try closes it, or asks anew");
+        } else {
+            let job = job.unwrap_or_else(|| panic!("{end}: no job"));
+            let data: Value = serde_json::from_str(job.get(0)).unwrap();
+            assert_eq!((data, job.get(1)), (json!({"questionId": id, "close": true}), true), "{end}");
+        }
+        let over = format!("SELECT coalesce(due_at <= clock_timestamp(), true) FROM question WHERE id = '{id}'");
+        eventually("its time is over, if it has one", Duration::from_secs(20), || async {
+            waiting.owner.query_one(&over, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+        })
+        .await;
+        question::close_left(&waiting.store.client().await.unwrap(), id.parse().unwrap()).await.unwrap();
+        assert_eq!(waiting.status(&id).await, closed, "{end}");
+        assert_eq!(waiting.wakes().await, (0, 0), "{end}: the end of a question wakes nobody");
+    }
+}
+
+/// What is still to be answered, or was, is left as it is by a job that closes.
+#[tokio::test]
+async fn a_question_that_is_open_or_answered_is_not_closed() {
     let waiting = Waiting::start().await;
+    let client = waiting.store.client().await.unwrap();
     let id = waiting.ask("consent", "", "").await;
-    let mut ender = waiting.server.session("floh").await;
-    ender.batch_execute("SET search_path = floh_worker").await.unwrap();
-    let end = ender.transaction().await.unwrap();
-    end.batch_execute("SELECT FROM workflow_run FOR UPDATE").await.unwrap();
-    let answerer = waiting.server.session("floh").await;
-    let sql = format!("SET search_path = floh_worker; {}", answer(&id, "status = 'approved', answered_by = 'u-ada'"));
-    let answered = tokio::spawn(async move { answerer.batch_execute(&sql).await });
-    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-    crate::support::eventually("the answer waits for the run", Duration::from_secs(20), || async {
-        (waiting.owner.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
-    })
-    .await;
-    end.batch_execute("UPDATE workflow_step SET status = 'cancelled'; UPDATE workflow_run SET status = 'cancelled'")
-        .await
-        .unwrap();
-    end.commit().await.unwrap();
-    within("the answer", Duration::from_secs(10), answered).await.unwrap().unwrap();
+    question::close_left(&client, id.parse().unwrap()).await.unwrap();
+    assert_eq!(waiting.status(&id).await, "pending");
+    waiting.owner.batch_execute(&answer(&id, "status = 'approved', answered_by = 'u-ada'")).await.unwrap();
+    waiting.owner.batch_execute("UPDATE workflow_step SET status = 'completed'").await.unwrap();
+    question::close_left(&client, id.parse().unwrap()).await.unwrap();
     assert_eq!(waiting.status(&id).await, "approved");
-    assert_eq!(waiting.wakes().await, (0, 0));
+}
+
+/// Answers that meet the end of their run, at whatever moment: an answer is either refused, or it was there before the end and
+/// has woken the run. Nobody waits for ever, and what nobody has answered is closed, or left to a job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_and_the_end_of_its_run_come_one_after_the_other() {
+    const ROUNDS: usize = 150;
+    let waiting = Waiting::start().await;
+    let mut clients = Vec::new();
+    for isolation in ["read committed", "repeatable read", "read committed"] {
+        let client = waiting.server.session("floh").await;
+        let settings = format!("SET search_path = floh_worker; SET default_transaction_isolation = '{isolation}'");
+        client.batch_execute(&settings).await.unwrap();
+        clients.push(client);
+    }
+    let ender = waiting.server.session("floh").await;
+    ender.batch_execute("SET search_path = floh_worker").await.unwrap();
+    let (mut made, mut refused) = (0, 0);
+    for round in 0..ROUNDS {
+        let again = "DELETE FROM job_outbox; DELETE FROM question;
+            UPDATE workflow_run SET status = 'waiting', failure_reason = NULL, finished_at = NULL, wake_seq = 0;
+            UPDATE workflow_step SET status = 'waiting_response', failure_reason = NULL, finished_at = NULL";
+        waiting.owner.batch_execute(again).await.unwrap();
+        let mut ids = Vec::new();
+        for _ in &clients {
+            ids.push(waiting.ask("consent", "", "").await);
+        }
+        let answers = clients.iter().zip(&ids).map(|(client, id)| async move {
+            tokio::time::sleep(Duration::from_micros(rand::random_range(0..1500))).await;
+            let sql = answer(id, "status = 'approved', answered_by = 'u-ada'");
+            // What an API server does with a serialisation failure.
+            loop {
+                let code = client.batch_execute(&sql).await.map_err(|error| error.code().unwrap().code().to_string());
+                if code != Err("40001".into()) {
+                    return code;
+                }
+            }
+        });
+        let end = async {
+            tokio::time::sleep(Duration::from_micros(rand::random_range(0..1500))).await;
+            ender.query_one("SELECT fail_run(id, 'stuck') FROM workflow_run", &[]).await.unwrap();
+        };
+        let all = async { tokio::join!(futures_util::future::join_all(answers), end).0 };
+        let answers = within("the answers", Duration::from_secs(20), all).await;
+        let good = answers.iter().filter(|one| one.is_ok()).count();
+        assert!(answers.iter().flat_map(|one| one.as_ref().err()).all(|code| code == "FL020"), "{answers:?}");
+        let (woken, _) = waiting.wakes().await;
+        assert_eq!(usize::try_from(woken).unwrap(), good, "round {round}: {answers:?}");
+        for (id, answer) in ids.iter().zip(&answers) {
+            let status = waiting.status(id).await;
+            let left = format!("SELECT FROM job_outbox WHERE job_id = 'close-{id}'");
+            let left = waiting.owner.query_opt(&left, &[]).await.unwrap().is_some();
+            let fine = match (answer, status.as_str()) {
+                (Ok(()), "approved") | (Err(_), "void") => true,
+                (Err(_), "pending") => left,
+                _ => false,
+            };
+            assert!(fine, "round {round}: {answer:?}, {status}, left to a job: {left}");
+        }
+        (made, refused) = (made + good, refused + answers.len() - good);
+    }
+    assert!(made > 20 && refused > 20, "{made} answers, {refused} too late");
+    assert!(!waiting.server.log().contains("deadlock"), "{}", waiting.server.log());
 }
 
 #[tokio::test]
