@@ -261,6 +261,12 @@ BEGIN
     ELSIF v_run.lease_epoch IS DISTINCT FROM p_epoch OR v_run.lease_execution IS DISTINCT FROM p_execution THEN
         outcome := 'moved';
         RETURN;
+    ELSIF v_step ->> 'outcome' = 'timeout' AND v_run.wake_seq > (p_change ->> 'seen')::bigint
+        AND EXISTS (SELECT FROM workflow_step s WHERE s.run_id = p_run AND s.step_id = v_id AND s.visit = v_visit
+            AND s.status IN ('waiting_approval', 'waiting_response')) THEN
+        -- Somebody has answered in time, after the step was looked at: their answer counts.
+        outcome := 'overtaken';
+        RETURN;
     END IF;
 
     -- By its number and not by `wake_at`, which this clears: asked again, it is still woken.

@@ -68,6 +68,7 @@ mod runs_examples;
 mod runs_outages;
 mod runs_people;
 mod runs_random;
+mod runs_retry;
 #[cfg(feature = "test-jobs")]
 mod runs_schedules;
 mod sandbox;

@@ -7,7 +7,7 @@ use crate::{
 use chrono::{DateTime, TimeDelta, Utc};
 use floh_worker::store::{
     Lease, Release, Store, StoreError,
-    run::{CommitOutcome, TakenRun, Untaken},
+    run::{CommitOutcome, StepStatus, TakenRun, Untaken},
 };
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -84,6 +84,31 @@ fn done() -> Value {
         "step": {"id": "ask", "type": "approval", "visit": 1, "attempt": 1, "status": "completed", "outcome": "approved"},
         "set": {"b": 2}, "run": {"status": "running"}, "next": {"id": "end", "type": "end"},
     })
+}
+
+/// An answer may be committed between the last look at a step and its timeout.
+#[tokio::test]
+async fn a_timeout_does_not_pass_over_what_has_come_since_the_step_was_looked_at() {
+    let bench = Bench::new().await;
+    let timeout = |seen: i64| {
+        let mut change = done();
+        change["step"]["status"] = json!("failed");
+        change["step"]["outcome"] = json!("timeout");
+        change["seen"] = json!(seen);
+        change
+    };
+    assert_eq!(bench.commit(&wait(None, 1)).await, CommitOutcome::Committed);
+    let seen = bench.take(&bench.lease, None).await.unwrap().wake_seq;
+    bench.api.execute("SELECT wake_run($1)", &[&bench.run]).await.unwrap();
+    for _ in 0..2 {
+        let commit = bench.store.commit_step(&bench.lease, bench.run, &timeout(seen)).await.unwrap();
+        assert_eq!((commit.outcome, commit.wake_seq), (CommitOutcome::Overtaken, seen + 1));
+    }
+    let at = bench.take(&bench.lease, None).await.unwrap().step.unwrap();
+    assert_eq!((at.id.as_str(), at.status), ("ask", StepStatus::WaitingApproval));
+    // Looked at again, it has timed out.
+    assert_eq!(bench.commit(&timeout(seen + 1)).await, CommitOutcome::Committed);
+    assert_eq!(bench.one::<String>("current_step").await, "end");
 }
 
 #[tokio::test]

@@ -27,6 +27,10 @@ const answers = {
     if (tries <= Number(times)) return json(response, 503, { error: { message: 'not now' } });
     answers.effects(call, response);
   },
+  // Fails once for each key, and does not answer any more.
+  worse: (call, response) => {
+    if (calls.filter((other) => other.key === call.key).length === 1) json(response, 503, { error: { message: 'not now' } });
+  },
   // Does it, and the first answer for each key never comes.
   lost: (call, response) => {
     const first = !effects.has(call.key);

@@ -360,6 +360,10 @@ fn arrived(state: &mut State, change: Change, commit: &Commit) -> Arrived {
     match commit.outcome {
         CommitOutcome::Ended => return Arrived::At("ended"),
         CommitOutcome::Moved => return Arrived::At("moved"),
+        CommitOutcome::Overtaken => {
+            state.told(commit);
+            return Arrived::On;
+        }
         CommitOutcome::Committed | CommitOutcome::Woken => {}
     }
     tell_step(&change);

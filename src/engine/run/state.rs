@@ -79,8 +79,13 @@ impl State {
     pub fn moved(&mut self, set: Map<String, Value>, at: TakenStep, commit: &Commit) {
         self.variables.extend(set);
         self.at = Some(at);
-        self.clock = Clock::told(commit.at);
         self.steps = self.steps.saturating_add(1);
+        self.told(commit);
+    }
+
+    /// What a commit says beside its outcome.
+    pub fn told(&mut self, commit: &Commit) {
+        self.clock = Clock::told(commit.at);
         self.seen = commit.wake_seq;
         self.cancel_reason.clone_from(&commit.cancel_reason);
     }

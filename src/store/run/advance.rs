@@ -232,6 +232,9 @@ pub enum CommitOutcome {
     Committed,
     /// The step was to wait, and something has happened meanwhile: the run goes on at the same visit.
     Woken,
+    /// The step that waited was to end by its timeout, and something has come in time: it is to be looked at again; nothing
+    /// was made.
+    Overtaken,
     /// Somebody has ended the run; nothing was made.
     Ended,
     /// Another job has the run; nothing was made.
@@ -286,6 +289,7 @@ async fn commit(client: &Client, lease: &Lease, run: Uuid, change: &Value) -> Re
         outcome: match outcome.as_str() {
             "committed" => CommitOutcome::Committed,
             "woken" => CommitOutcome::Woken,
+            "overtaken" => CommitOutcome::Overtaken,
             "moved" => CommitOutcome::Moved,
             _ => CommitOutcome::Ended,
         },
