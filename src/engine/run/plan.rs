@@ -1,5 +1,6 @@
 //! A definition as runs need it: its steps by their ids, and what is wrong with those that cannot be executed.
 
+use super::storable;
 use crate::{
     engine::{
         Severity,
@@ -24,6 +25,8 @@ pub struct Plan {
     /// What could be read of it.
     pub definition: Definition,
     by_id: HashMap<String, usize>,
+    /// The types as the document has them, by the steps' ids: also of steps that could not be read.
+    kinds: HashMap<String, String>,
     /// Why a step cannot be executed, by its id.
     problems: HashMap<String, String>,
 }
@@ -35,9 +38,12 @@ impl Plan {
     pub fn of(stored: StoredDefinition) -> Plan {
         let (definition, findings) = validate(&stored.document);
         let steps = stored.document.get("steps").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let mut problems = HashMap::new();
+        let (mut problems, mut kinds) = (HashMap::new(), HashMap::new());
         for (index, step) in steps.iter().enumerate() {
             let Some(id) = step.get("id").and_then(Value::as_str) else { continue };
+            if let Some(kind) = step.get("type").and_then(Value::as_str).filter(|kind| !kind.is_empty()) {
+                kinds.entry(id.to_string()).or_insert_with(|| storable::sentence(kind));
+            }
             let place = format!("steps[{index}]");
             let inside = |found: &str| {
                 found.strip_prefix(&place).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
@@ -49,7 +55,7 @@ impl Plan {
             }
         }
         let by_id = definition.steps.iter().enumerate().rev().map(|(index, step)| (step.id.clone(), index)).collect();
-        Plan { name: stored.name, version: stored.version, definition, by_id, problems }
+        Plan { name: stored.name, version: stored.version, definition, by_id, kinds, problems }
     }
 
     /// The step of this id.
@@ -64,13 +70,10 @@ impl Plan {
         step.ok_or_else(|| format!("the definition `{}` has no step `{id}` that can be executed", self.name))
     }
 
-    /// The type of a step, as far as it is known.
+    /// The type of a step, as the definition calls it, executed here or not.
     #[must_use]
-    pub fn kind(&self, id: &str) -> &'static str {
-        self.by_id
-            .get(id)
-            .and_then(|index| self.definition.steps.get(*index))
-            .map_or("unknown", |step| step.kind.name())
+    pub fn kind(&self, id: &str) -> &str {
+        self.kinds.get(id).map_or("unknown", String::as_str)
     }
 
     /// The step that a run begins with.

@@ -97,8 +97,8 @@ pub fn started(state: &State, begun: Result<Map<String, Value>, String>) -> Verd
 pub fn settled(state: &State, at: &TakenStep, ending: Ending) -> Verdict {
     match ending {
         Ending::Done { outcome, set, result, effects } => done(state, at, &outcome, set, result, effects),
-        Ending::Failed { reason, outcome, result, passing, effects } => {
-            failed(state, at, Failed { reason, outcome, result, passing }, effects)
+        Ending::Failed { reason, outcome, set, result, passing, effects } => {
+            failed(state, at, Failed { reason, outcome, set, result, passing }, effects)
         }
         Ending::Waits { status, until, result, assignment, effects } => {
             if let Some(why) = result.as_ref().and_then(storable::refusal) {
@@ -127,10 +127,7 @@ fn done(
     effects: Vec<Box<dyn Effect>>,
 ) -> Verdict {
     let refused = |why| failed(state, at, Failed::because(why), Vec::new());
-    if let Some(name) = BUILT_IN.iter().find(|name| set.contains_key(**name)) {
-        return refused(format!("it sets `{name}`, which every run has and no step can change"));
-    }
-    if let Some(why) = storable::refusal_of(&set, &state.variables) {
+    if let Some(why) = refusal_to_set(state, &set) {
         return refused(why);
     }
     if let Some(why) = result.as_ref().and_then(storable::refusal) {
@@ -148,17 +145,26 @@ fn done(
     Verdict { change, effects }
 }
 
+/// Why a step cannot set these variables.
+fn refusal_to_set(state: &State, set: &Map<String, Value>) -> Option<String> {
+    if let Some(name) = BUILT_IN.iter().find(|name| set.contains_key(**name)) {
+        return Some(format!("it sets `{name}`, which every run has and no step can change"));
+    }
+    storable::refusal_of(set, &state.variables)
+}
+
 /// A failure of a visit.
 struct Failed {
     reason: String,
     outcome: &'static str,
+    set: Map<String, Value>,
     result: Option<Value>,
     passing: bool,
 }
 
 impl Failed {
     fn because(reason: String) -> Failed {
-        Failed { reason, outcome: "error", result: None, passing: false }
+        Failed { reason, outcome: "error", set: Map::new(), result: None, passing: false }
     }
 }
 
@@ -174,17 +180,20 @@ fn failed(state: &State, at: &TakenStep, failure: Failed, effects: Vec<Box<dyn E
         change.step.result = failure.result.filter(|result| storable::refusal(result).is_none());
         return Verdict { change, effects: Vec::new() };
     }
-    let next = step.and_then(|step| {
-        let edge = plan::edge(step, failure.outcome).or_else(|| plan::edge(step, "error"));
-        edge.or_else(|| match state.plan.on_error(step) {
-            OnError::Stop => None,
-            OnError::Continue => step.kind.carries_on(&step.config).and_then(|outcome| plan::edge(step, &outcome)),
-        })
+    let own = step.and_then(|step| plan::edge(step, failure.outcome).or_else(|| plan::edge(step, "error")));
+    let set = if own.is_some() { failure.set } else { Map::new() };
+    if let Some(why) = refusal_to_set(state, &set) {
+        return failed(state, at, Failed::because(why), Vec::new());
+    }
+    let next = own.or_else(|| {
+        let step = step.filter(|step| state.plan.on_error(step) == OnError::Continue)?;
+        step.kind.carries_on(&step.config).and_then(|outcome| plan::edge(step, &outcome))
     });
     let status = if next.is_some() { RunStatus::Running } else { RunStatus::Failed };
     let mut change = change(state, Some(at), StepStatus::Failed, status);
     change.step.outcome = Some(failure.outcome.to_string());
     change.step.result = failure.result.filter(|result| storable::refusal(result).is_none());
+    change.set = set;
     change.next = next.map(|next| NextStep { id: next.to.clone(), kind: state.plan.kind(&next.to).into() });
     if change.next.is_none() {
         change.run.reason = Some(storable::sentence(&format!("step `{}`: {reason}", at.id)));

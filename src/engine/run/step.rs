@@ -10,6 +10,7 @@ use crate::store::{
     run::{StepStatus, TakenStep},
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Map;
 use std::time::Duration;
 use tracing::Instrument;
 
@@ -80,6 +81,7 @@ fn too_long(timeout: Duration) -> Ending {
     Ending::Failed {
         reason: format!("it took longer than its timeout of {} s", timeout.as_secs_f64()),
         outcome: "timeout",
+        set: Map::new(),
         result: None,
         passing: false,
         effects: Vec::new(),

@@ -85,6 +85,8 @@ pub enum Ending {
         reason: String,
         /// The edge that it would take, `error` or a failure of its own (`expired`, `rejected`).
         outcome: &'static str,
+        /// The variables that it sets where an edge for the failure leads on.
+        set: Map<String, Value>,
         /// What people, and steps behind an edge for errors, may want to see of it.
         result: Option<Value>,
         /// Whether another try may go better: a machine, a network or another system is not well.
@@ -124,7 +126,14 @@ impl Ending {
     /// Failed; another try would end the same way.
     #[must_use]
     pub fn failed(reason: impl Into<String>) -> Ending {
-        Ending::Failed { reason: reason.into(), outcome: "error", result: None, passing: false, effects: Vec::new() }
+        Ending::Failed {
+            reason: reason.into(),
+            outcome: "error",
+            set: Map::new(),
+            result: None,
+            passing: false,
+            effects: Vec::new(),
+        }
     }
 }
 

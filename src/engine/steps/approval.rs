@@ -8,7 +8,7 @@ mod settle;
 
 pub use ask::approver;
 
-use super::{StepType, check_question, failures_of_question, words};
+use super::{StepType, check_output, check_question, failures_of_question, output, words};
 use crate::{
     engine::{
         fields::Fields,
@@ -61,7 +61,8 @@ impl StepType for Approval {
                 "only a parallel approval has a `quorum`; without one all must approve",
             );
         }
-        let _ = (config.flag("notify", true), config.maybe_text("output"));
+        let _ = config.flag("notify", true);
+        check_output(config);
         let expires = config.get("expiresAfter").and_then(|value| span::read(value).ok());
         if let Some(escalation) = config.fields("escalation") {
             check_escalation(&escalation, expires);
@@ -83,7 +84,11 @@ impl StepType for Approval {
     }
 
     fn outputs(&self, config: &Map<String, Value>) -> Vec<String> {
-        config.get("output").and_then(Value::as_str).map(str::to_string).into_iter().collect()
+        output(config).map(str::to_string).into_iter().collect()
+    }
+
+    fn plain(&self) -> &'static [&'static str] {
+        &["output"]
     }
 
     fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {

@@ -1,6 +1,6 @@
 //! `connector`: calls another system, or waits.
 
-use super::{StepType, words};
+use super::{StepType, needed, words};
 use crate::{
     connectors::{Answer, Call, DELAY, Failure, Reply, Request, delay, outputs},
     engine::{
@@ -102,16 +102,20 @@ impl StepType for Connector {
 
 /// Makes the call, without holding a session of the database meanwhile.
 async fn call(visit: &Visit<'_>, config: &Map<String, Value>) -> Result<Result<Reply, Failure>, StoreError> {
-    let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (nothing, connector) = (Map::new(), text("connectorId"));
-    let row = match connector {
+    let (connector, command) = match (needed(config, "connectorId"), needed(config, "command")) {
+        (Ok(connector), Ok(command)) => (connector, command),
+        (Err(why), _) => return Ok(Err(Failure::new("UNKNOWN_CONNECTOR", why))),
+        (_, Err(why)) => return Ok(Err(Failure::new("UNKNOWN_COMMAND", why))),
+    };
+    let nothing = Map::new();
+    let row = match connector.as_str() {
         DELAY => None,
         name => connector::find(&visit.store.client().await?, name).await?,
     };
     let request = Request {
-        connector,
+        connector: &connector,
         call: Call {
-            command: text("command"),
+            command: &command,
             params: config.get("params").and_then(Value::as_object).unwrap_or(&nothing),
             idempotency_key: &visit.idempotency_key(),
             deadline: Instant::now() + LONGEST_CALL,
@@ -168,6 +172,7 @@ fn failed(failure: &Failure) -> Ending {
     Ending::Failed {
         reason: failure.message.clone(),
         outcome: "error",
+        set: Map::new(),
         result: Some(failure.to_json()),
         passing: failure.passing,
         effects: Vec::new(),

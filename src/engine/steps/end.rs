@@ -1,6 +1,6 @@
 //! `end`: where a run ends, and how.
 
-use super::StepType;
+use super::{StepType, needed};
 use crate::{
     engine::{
         fields::Fields,
@@ -40,13 +40,15 @@ impl StepType for End {
                 Ok(config) => config,
                 Err(why) => return Ok(Ending::failed(why)),
             };
-            let text = |name: &str| config.get(name).and_then(Value::as_str);
-            let status = match text("status") {
+            let status = match config.get("status").and_then(Value::as_str) {
                 Some("failed") => RunStatus::Failed,
                 Some("cancelled") => RunStatus::Cancelled,
                 _ => return Ok(Ending::Ends { status: RunStatus::Completed, reason: None }),
             };
-            Ok(Ending::Ends { status, reason: text("reason").map(str::to_string) })
+            Ok(match needed(&config, "reason") {
+                Ok(reason) => Ending::Ends { status, reason: Some(reason) },
+                Err(why) => Ending::failed(why),
+            })
         })
     }
 }

@@ -18,7 +18,7 @@ mod user_create;
 mod user_prompt;
 
 use super::{
-    definition::Retry,
+    definition::{Retry, is_name},
     fields::Fields,
     run::{Ending, Visit},
 };
@@ -62,8 +62,8 @@ pub trait StepType: Send + Sync {
         Vec::new()
     }
 
-    /// The outcome whose edge a failed step goes by where the definition says `onError: continue`. Never that of a consent,
-    /// which nobody has given.
+    /// The outcome whose edge a failed step goes by where the definition says `onError: continue`. None where that would say
+    /// what nobody has said: a step that needs somebody's agreement does not go on without it.
     fn carries_on(&self, config: &Map<String, Value>) -> Option<String> {
         self.outcomes(config).into_iter().find(|outcome| outcome != "approved")
     }
@@ -119,6 +119,30 @@ pub fn find(name: &str) -> Result<&'static dyn StepType, (&'static str, String)>
 /// Words as outcomes.
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()
+}
+
+/// A type's check of `output`, the variable that a step keeps what it came to in.
+fn check_output(config: &Fields<'_>) {
+    if let Some(name) = config.maybe_text("output").filter(|name| !is_name(name)) {
+        config.wrong("BAD_NAME", "output", format!("`{name}` is no name of a variable"));
+    }
+}
+
+/// The name of that variable, if it is given.
+fn output(config: &Map<String, Value>) -> Option<&str> {
+    config.get("output").and_then(Value::as_str)
+}
+
+/// What a step sets that came to this.
+fn kept(config: &Map<String, Value>, shown: &Value) -> Map<String, Value> {
+    output(config).map(|name| (name.to_string(), shown.clone())).into_iter().collect()
+}
+
+/// The text of a member that has to come to one. What a template made of it may be a number, say, which is a text as well;
+/// but nothing is none.
+fn needed(config: &Map<String, Value>, name: &str) -> Result<String, String> {
+    let text = config.get(name).map(question::written).unwrap_or_default();
+    if text.trim().is_empty() { Err(format!("`{name}` comes to nothing, and has to be a text")) } else { Ok(text) }
 }
 
 /// What every step has that a person answers: for whom, what is shown, and until when.

@@ -77,6 +77,11 @@ impl StepType for Notification {
         config.get("acceptance").is_some_and(|acceptance| !acceptance.is_null())
     }
 
+    /// Where it asks to be accepted, nobody has accepted it then, nor rejected it.
+    fn carries_on(&self, config: &Map<String, Value>) -> Option<String> {
+        (!self.waits(config)).then(|| "success".to_string())
+    }
+
     /// Messages have Handlebars templates, which are another language.
     fn plain(&self) -> &'static [&'static str] {
         &["subject", "text", "html"]
@@ -112,7 +117,7 @@ impl StepType for Notification {
                 Ok(config) => config,
                 Err(why) => return Ok(Ending::failed(why)),
             };
-            let recipients = match recipients::find(visit.store, config.get("to")).await? {
+            let recipients = match recipients::find(visit.store, config.get("to"), accepts).await? {
                 Ok(recipients) => recipients,
                 Err(why) => return Ok(Ending::failed(why)),
             };
@@ -221,7 +226,7 @@ fn tell(visit: &Visit<'_>, config: &Map<String, Value>, recipients: &[Recipient]
         Ok(filled) => filled,
         Err(why) => return Ending::failed(why),
     };
-    let link = config.get("link").and_then(Value::as_str).map(str::to_string);
+    let link = config.get("link").map(question::written).filter(|link| !link.trim().is_empty());
     let told = recipients.iter().zip(filled).map(|(recipient, [subject, text, html])| NewNotification {
         user_id: recipient.id.clone(),
         email: recipient.email.clone().filter(|_| recipient.id.is_none()),
@@ -310,6 +315,7 @@ async fn send(visit: &Visit<'_>, recipients: &[Recipient], texts: &Texts) -> End
     let failed = |reason, passing| Ending::Failed {
         reason,
         outcome: "error",
+        set: Map::new(),
         result: result.clone(),
         passing,
         effects: Vec::new(),

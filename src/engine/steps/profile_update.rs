@@ -1,13 +1,12 @@
 //! `profile_update`: changes what is known of a person.
 
 use super::{
-    StepType, question,
+    StepType, check_output, kept, output, question,
     user_create::{attribute_of_own, manager, not_an_attribute},
     words,
 };
 use crate::{
     engine::{
-        definition::is_name,
         fields::Fields,
         people,
         run::{Effect, EffectError, Ending, Visit},
@@ -40,9 +39,7 @@ impl StepType for ProfileUpdate {
             Some(_) => config.wrong("WRONG_KIND", "set", "`set` is an object with at least one attribute"),
             None => {}
         }
-        if let Some(name) = config.maybe_text("output").filter(|name| !is_name(name)) {
-            config.wrong("BAD_NAME", "output", format!("`{name}` is no name of a variable"));
-        }
+        check_output(config);
     }
 
     fn outcomes(&self, _config: &Map<String, Value>) -> Vec<String> {
@@ -50,7 +47,7 @@ impl StepType for ProfileUpdate {
     }
 
     fn outputs(&self, config: &Map<String, Value>) -> Vec<String> {
-        config.get("output").and_then(Value::as_str).map(str::to_string).into_iter().collect()
+        output(config).map(str::to_string).into_iter().collect()
     }
 
     fn plain(&self) -> &'static [&'static str] {
@@ -74,8 +71,7 @@ impl StepType for ProfileUpdate {
                 Err(why) => return Ok(Ending::failed(format!("`set`: {why}"))),
             };
             let shown = people::of(&changes.on(&person));
-            let output = config.get("output").and_then(Value::as_str);
-            let set = output.map(|name| Map::from_iter([(name.to_string(), shown.clone())])).unwrap_or_default();
+            let set = kept(&config, &shown);
             let effects: Vec<Box<dyn Effect>> = vec![Box::new(UpdatePerson { run: visit.run, id: person.id, changes })];
             Ok(Ending::Done { outcome: "success".into(), set, result: Some(shown), effects })
         })

@@ -138,6 +138,7 @@ pub fn unanswered(visit: &Visit<'_>, questions: &[Question]) -> Ending {
     Ending::Failed {
         reason: format!("not answered by {until}: {}", names.join(", ")),
         outcome: "expired",
+        set: Map::new(),
         result: None,
         passing: false,
         effects: Vec::new(),
@@ -154,7 +155,7 @@ pub fn decided(visit: &Visit<'_>, question: &Question, effects: Vec<Box<dyn Effe
         return Ending::Done { outcome: outcome.into(), set: Map::new(), result, effects };
     }
     let reason = rejection(question);
-    Ending::Failed { reason, outcome: "rejected", result, passing: false, effects }
+    Ending::Failed { reason, outcome: "rejected", set: Map::new(), result, passing: false, effects }
 }
 
 /// Who rejected it, and why, in a sentence.

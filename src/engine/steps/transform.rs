@@ -86,6 +86,7 @@ impl StepType for Transform {
                     Ending::Failed {
                         reason: failure.to_string(),
                         outcome: "error",
+                        set: Map::new(),
                         result: Some(result.into()),
                         passing: failure.kind == Kind::Machine,
                         effects: Vec::new(),

@@ -1,9 +1,8 @@
 //! `user_create`: makes an account for a person.
 
-use super::{StepType, question, words};
+use super::{StepType, check_output, kept, output, question, words};
 use crate::{
     engine::{
-        definition::is_name,
         fields::Fields,
         people,
         run::{Effect, EffectError, Ending, Visit},
@@ -35,9 +34,7 @@ impl StepType for UserCreate {
                 Some(None) => {}
             }
         }
-        if let Some(name) = config.maybe_text("output").filter(|name| !is_name(name)) {
-            config.wrong("BAD_NAME", "output", format!("`{name}` is no name of a variable"));
-        }
+        check_output(config);
     }
 
     fn outcomes(&self, _config: &Map<String, Value>) -> Vec<String> {
@@ -45,7 +42,7 @@ impl StepType for UserCreate {
     }
 
     fn outputs(&self, config: &Map<String, Value>) -> Vec<String> {
-        config.get("output").and_then(Value::as_str).map(str::to_string).into_iter().collect()
+        output(config).map(str::to_string).into_iter().collect()
     }
 
     fn plain(&self) -> &'static [&'static str] {
@@ -63,8 +60,7 @@ impl StepType for UserCreate {
                 Err(why) => return Ok(Ending::failed(why)),
             };
             let shown = people::of(&person);
-            let output = config.get("output").and_then(Value::as_str);
-            let set = output.map(|name| Map::from_iter([(name.to_string(), shown.clone())])).unwrap_or_default();
+            let set = kept(&config, &shown);
             let effects: Vec<Box<dyn Effect>> = vec![Box::new(CreatePerson { run: visit.run, person })];
             Ok(Ending::Done { outcome: "success".into(), set, result: Some(shown), effects })
         })

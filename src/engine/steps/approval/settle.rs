@@ -1,7 +1,10 @@
 //! What the decisions came to, whenever something wakes the run.
 
 use crate::{
-    engine::run::{Effect, EffectError, Ending, Visit},
+    engine::{
+        run::{Effect, EffectError, Ending, Visit},
+        steps::kept,
+    },
     store::{
         FencedTransaction, StoreError,
         approval::{self, Approval, Place, Standing},
@@ -10,7 +13,7 @@ use crate::{
 };
 use chrono::SecondsFormat;
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// What is written of it beside the step.
@@ -45,9 +48,9 @@ pub async fn look(visit: &Visit<'_>) -> Result<Ending, StoreError> {
         Some("approved") => Ok(decided(visit, "approved", result, place)),
         Some("rejected") if has_edge(visit, "rejected") => Ok(decided(visit, "rejected", result, place)),
         Some("rejected") => {
-            Ok(failed("rejected", rejected(&standing.approvals), result, vec![Box::new(Write::Close(place))]))
+            Ok(failed(visit, "rejected", rejected(&standing.approvals), result, vec![Box::new(Write::Close(place))]))
         }
-        Some(_) => Ok(failed("expired", expired(&standing.approvals), result, Vec::new())),
+        Some(_) => Ok(failed(visit, "expired", expired(&standing.approvals), result, Vec::new())),
         None => Ok(open(visit, &standing.approvals, place)),
     }
 }
@@ -83,14 +86,20 @@ fn has_edge(visit: &Visit<'_>, outcome: &str) -> bool {
 
 /// Decided: its edge leads on.
 fn decided(visit: &Visit<'_>, outcome: &str, result: Value, place: Place) -> Ending {
-    let output = visit.step.config.get("output").and_then(Value::as_str);
-    let set = output.map(|name| Map::from_iter([(name.to_string(), result.clone())])).unwrap_or_default();
+    let set = kept(&visit.step.config, &result);
     let effects: Vec<Box<dyn Effect>> = vec![Box::new(Write::Close(place))];
     Ending::Done { outcome: outcome.to_string(), set, result: Some(result), effects }
 }
 
-fn failed(outcome: &'static str, reason: String, result: Value, effects: Vec<Box<dyn Effect>>) -> Ending {
-    Ending::Failed { reason, outcome, result: Some(result), passing: false, effects }
+fn failed(
+    visit: &Visit<'_>,
+    outcome: &'static str,
+    reason: String,
+    result: Value,
+    effects: Vec<Box<dyn Effect>>,
+) -> Ending {
+    let set = kept(&visit.step.config, &result);
+    Ending::Failed { reason, outcome, set, result: Some(result), passing: false, effects }
 }
 
 /// Who rejected it, and why.

@@ -4,10 +4,9 @@
 
 mod effects;
 
-use super::{StepType, check_question, failures_of_question, question, words};
+use super::{StepType, check_output, check_question, failures_of_question, kept, output, question, words};
 use crate::{
     engine::{
-        definition::is_name,
         fields::Fields,
         people::{self, Asked},
         run::{Effect, Ending, Visit},
@@ -37,9 +36,7 @@ impl StepType for DocumentSubmission {
         check_question(config);
         let _ = (config.text("assignee"), config.text("documentType"), config.texts("reviewers"));
         let _ = config.span("validFor");
-        if let Some(name) = config.maybe_text("output").filter(|name| !is_name(name)) {
-            config.wrong("BAD_NAME", "output", format!("`{name}` is no name of a variable"));
-        }
+        check_output(config);
     }
 
     fn outcomes(&self, _config: &Map<String, Value>) -> Vec<String> {
@@ -55,11 +52,16 @@ impl StepType for DocumentSubmission {
     }
 
     fn outputs(&self, config: &Map<String, Value>) -> Vec<String> {
-        config.get("output").and_then(Value::as_str).map(str::to_string).into_iter().collect()
+        output(config).map(str::to_string).into_iter().collect()
     }
 
     fn plain(&self) -> &'static [&'static str] {
         &["output"]
+    }
+
+    /// Nobody has approved the document then, whether somebody has rejected it or nobody has handed it in.
+    fn carries_on(&self, _config: &Map<String, Value>) -> Option<String> {
+        None
     }
 
     fn execute<'a>(&'a self, visit: &'a Visit<'a>) -> BoxFuture<'a, Result<Ending, StoreError>> {
@@ -73,7 +75,7 @@ impl StepType for DocumentSubmission {
             }
             let submitted = match question::answer(visit, QuestionKind::Document).await? {
                 Ok(submitted) => submitted,
-                Err(ending) => return Ok(ending),
+                Err(ending) => return Ok(expired(&config, ending)),
             };
             if !is_reviewed(&config) {
                 return Ok(accepted(visit, &config, &submitted));
@@ -194,17 +196,30 @@ fn reviewed(visit: &Visit<'_>, config: &Map<String, Value>, submitted: &Question
     if approved {
         return succeeded(config, shown, effects);
     }
+    let set = kept(config, &shown);
     if visit.step.transitions.iter().any(|edge| edge.on == "rejected") {
-        return Ending::Done { outcome: "rejected".into(), set: Map::new(), result: Some(shown), effects };
+        return Ending::Done { outcome: "rejected".into(), set, result: Some(shown), effects };
     }
     let reason = question::rejection(review);
-    Ending::Failed { reason, outcome: "rejected", result: Some(shown), passing: false, effects }
+    Ending::Failed { reason, outcome: "rejected", set, result: Some(shown), passing: false, effects }
 }
 
 fn succeeded(config: &Map<String, Value>, shown: Value, effects: Vec<Box<dyn Effect>>) -> Ending {
-    let output = config.get("output").and_then(Value::as_str);
-    let set = output.map(|name| Map::from_iter([(name.to_string(), shown.clone())])).unwrap_or_default();
-    Ending::Done { outcome: "success".into(), set, result: Some(shown), effects }
+    Ending::Done { outcome: "success".into(), set: kept(config, &shown), result: Some(shown), effects }
+}
+
+/// That nobody has handed it in in time is what later steps see of it.
+fn expired(config: &Map<String, Value>, ending: Ending) -> Ending {
+    match ending {
+        Ending::Failed { reason, outcome: outcome @ "expired", passing, effects, .. } => {
+            let shown = json!({
+                "id": null, "type": config.get("documentType").map(question::written), "reference": null,
+                "status": outcome, "submittedAt": null, "validUntil": null, "reviewedBy": null, "reason": null,
+            });
+            Ending::Failed { reason, outcome, set: kept(config, &shown), result: Some(shown), passing, effects }
+        }
+        other => other,
+    }
 }
 
 /// The document of an answer, under a new id.

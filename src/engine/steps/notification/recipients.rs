@@ -23,10 +23,15 @@ pub struct Recipient {
 }
 
 /// The recipients in the order of the list, without those that are in it before. An element may be a list itself: a variable.
+/// Where they are `asked` something, they have to be people who can answer.
 ///
 /// # Errors
 /// Only what PostgreSQL said; a sentence where somebody is not known.
-pub async fn find(store: &Store, to: Option<&Value>) -> Result<Result<Vec<Recipient>, String>, StoreError> {
+pub async fn find(
+    store: &Store,
+    to: Option<&Value>,
+    asked: bool,
+) -> Result<Result<Vec<Recipient>, String>, StoreError> {
     let named: Vec<&Value> = to.and_then(Value::as_array).into_iter().flatten().flat_map(each).collect();
     if named.is_empty() {
         return Ok(Err("`to` names nobody".to_string()));
@@ -40,6 +45,7 @@ pub async fn find(store: &Store, to: Option<&Value>) -> Result<Result<Vec<Recipi
     let mut recipients: Vec<Recipient> = Vec::with_capacity(named.len());
     for one in named {
         let recipient = match people::snapshot(store, one).await? {
+            Ok(person) if asked => people::asked(store, one).await?.and_then(|_| Recipient::known(person)),
             Ok(person) => Recipient::known(person),
             // Mail goes to people whom the system does not know, too.
             Err(why) => match one.as_str().map(address::parse) {
