@@ -79,6 +79,33 @@ END $$;
 CREATE TRIGGER wake_on_change BEFORE INSERT OR UPDATE OF cancel_requested_at, held_back ON workflow_run
     FOR EACH ROW EXECUTE FUNCTION wake_on_change();
 
+-- What PostgreSQL keeps as JSON, and no program reads as such; NULL if it is nothing of that. Nesting counts as runs count it
+-- when a step sets a variable.
+CREATE FUNCTION unreadable(p_variables jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT AS $$
+    SELECT CASE
+        WHEN jsonb_path_exists(p_variables, '$.**{65}') THEN 'they are nested deeper than 64 levels'
+        WHEN jsonb_path_exists(p_variables, '$.** ? (@.type() == "number" && (@ > 1.7e308 || @ < -1.7e308))') THEN
+            'they have a number in them that is too large'
+    END
+$$;
+
+-- Variables that could not be read would hold up their run until its job has failed for good: who writes them is told.
+CREATE FUNCTION check_variables() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    RAISE SQLSTATE 'FL025' USING MESSAGE = 'the variables of the run ' || NEW.id || ' are not taken: ' || unreadable(NEW.variables);
+END $$;
+
+CREATE TRIGGER check_new_variables BEFORE INSERT ON workflow_run
+    FOR EACH ROW WHEN (NEW.engine = 'floh-worker' AND unreadable(NEW.variables) IS NOT NULL)
+    EXECUTE FUNCTION check_variables();
+-- What steps set has been looked at by the worker: with it the number of steps grows.
+CREATE TRIGGER check_variables BEFORE UPDATE OF variables ON workflow_run
+    FOR EACH ROW WHEN (NEW.engine = 'floh-worker' AND NEW.steps = OLD.steps
+        AND NEW.variables IS DISTINCT FROM OLD.variables AND unreadable(NEW.variables) IS NOT NULL)
+    EXECUTE FUNCTION check_variables();
+
 -- Every wake-up of a run is a job, one per number. One whose time has not come is over when another one takes its place, or
 -- the run has ended: a wait of a month that ends within the hour leaves nothing to be looked after for a month. One that is
 -- due stays, because a job may be about to take it.

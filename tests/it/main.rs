@@ -56,6 +56,7 @@ mod redis_reach;
 mod released_build;
 mod run_wake_ups;
 mod runs;
+mod runs_acceptance;
 mod runs_approvals;
 mod runs_cli;
 #[cfg(feature = "test-jobs")]

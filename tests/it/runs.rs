@@ -118,6 +118,13 @@ fn a_type_that_is_not_executed_fails_the_run_at_that_step_and_names_it() {
     let run = fleet.start_run(&definition, &json!({}));
     let reason = fleet.wait_run(&run, "failed", LIMIT).reason.unwrap();
     assert!(reason.contains("`verify`") && reason.contains("`verify_contact`"), "{reason}");
+    // Its row, what is shown of the run, and the journal name the type, too.
+    let sql = format!("SELECT type FROM floh_worker.workflow_step WHERE run_id = '{run}' ORDER BY position");
+    let types: Vec<String> = fleet.sql(&sql).into_iter().filter_map(|mut row| row.swap_remove(0)).collect();
+    assert_eq!(types, ["start", "verify_contact"]);
+    let shown = fleet.flohctl(&["run", "show", &run]).stdout;
+    assert!(shown.contains("  verify_contact  "), "{shown}");
+    worker.wait_log("verify_contact failed: ");
     // Nothing that is no definition at all harms more than its own run.
     let hopeless = fleet.define(&json!({"name": "hopeless", "steps": {"a": []}}));
     let run = fleet.start_run(&hopeless, &json!({}));
@@ -183,4 +190,83 @@ fn a_failed_run_goes_on_at_the_step_where_it_failed() {
     assert!(row.variables["submitter"].is_object());
     assert_eq!(fleet.sql(&format!("SELECT floh_worker.retry_run('{run}')"))[0][0].as_deref(), Some("f"));
     worker.stop();
+}
+
+#[test]
+fn what_a_template_makes_of_a_text_may_be_a_number_and_nothing_is_said_to_be_nothing() {
+    let fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[]);
+    let ended = |config: Value| {
+        let start = json!({"id": "start", "type": "start", "transitions": [edge("success", "end")]});
+        json!([start, {"id": "end", "type": "end", "config": config}])
+    };
+    let called =
+        |config: Value| chain("", vec![json!({"id": "call", "type": "connector", "config": config})])["steps"].take();
+    let nothing = |name: &str| format!("`{name}` comes to nothing, and has to be a text");
+    for (n, (steps, status, seven, null)) in [
+        (ended(json!({"status": "failed", "reason": "{{n}}"})), "failed", "7".into(), nothing("reason")),
+        (ended(json!({"status": "cancelled", "reason": "{{n}}"})), "cancelled", "7".into(), nothing("reason")),
+        (
+            called(json!({"connectorId": "{{n}}", "command": "x"})),
+            "failed",
+            "there is no connector `7`".to_string(),
+            nothing("connectorId"),
+        ),
+        (called(json!({"connectorId": "delay", "command": "{{n}}"})), "failed", "`7`".to_string(), nothing("command")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let variables = json!([{"name": "n", "type": "number"}]);
+        let definition = fleet.define(&json!({"name": format!("texts {n}"), "variables": variables, "steps": steps}));
+        let run = fleet.start_run(&definition, &json!({"n": 7}));
+        let reason = fleet.wait_run(&run, status, LIMIT).reason.unwrap();
+        assert!(reason.contains(&seven), "{n}: {reason}");
+        let run = fleet.start_run(&definition, &json!({"n": null}));
+        let reason = fleet.wait_run(&run, "failed", LIMIT).reason.unwrap();
+        assert!(reason.ends_with(&null), "{n}: {reason}");
+    }
+    worker.stop();
+}
+
+/// A definition called `versions` in which somebody agrees, and is led to an end that tells the version.
+fn versions(version: &str) -> Value {
+    let asked = json!({"user": "ada@example.org", "text": "Yes."});
+    let reason = format!("by version {version}");
+    json!({"name": "versions", "steps": [
+        {"id": "start", "type": "start", "transitions": [edge("success", "ask")]},
+        {"id": "ask", "type": "consent", "config": asked, "transitions": [edge("approved", version)]},
+        {"id": version, "type": "end", "config": {"status": "cancelled", "reason": reason}},
+    ]})
+}
+
+#[test]
+fn a_run_goes_the_way_of_the_version_that_it_began_with() {
+    let fleet = Fleet::start();
+    let mut first = fleet.worker("1", &[]);
+    let definition = fleet.define(&versions("one"));
+    let runs = [(); 2].map(|()| fleet.start_run(&definition, &json!({})));
+    runs.iter().for_each(|run| fleet.wait_at(run, "ask", LIMIT));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("second.json");
+    std::fs::write(&file, versions("two").to_string()).unwrap();
+    let published = fleet.flohctl(&["workflow", "publish", file.to_str().unwrap()]);
+    assert!(published.stdout.ends_with("in place of version 1\n"), "{} {}", published.stdout, published.stderr);
+    let agree = |run: &str| {
+        fleet.sql(&format!(
+            "UPDATE floh_worker.question SET status = 'approved', answered_by = 'ada' WHERE run_id = '{run}'"
+        ));
+        fleet.wait_run(run, "cancelled", LIMIT).reason.unwrap()
+    };
+    // Both versions are known to the worker that goes on with it, or none is.
+    let active = "SELECT id FROM floh_worker.workflow_definition WHERE name = 'versions' AND status = 'active'";
+    let new = fleet.start_run(fleet.sql(active)[0][0].as_deref().unwrap(), &json!({}));
+    fleet.wait_at(&new, "ask", LIMIT);
+    assert_eq!(agree(&runs[0]), "by version one");
+    first.stop();
+    let mut second = fleet.worker("2", &[]);
+    assert_eq!(agree(&runs[1]), "by version one");
+    assert_eq!(agree(&new), "by version two");
+    assert_eq!(story(&fleet.steps(&runs[1])), ["start/1 success", "ask/1 approved", "one/1 -"]);
+    second.stop();
 }

@@ -259,6 +259,37 @@ fn a_rejection_goes_its_way_and_is_never_taken_for_consent() {
 }
 
 #[test]
+fn steps_behind_an_edge_for_failures_know_what_it_came_to() {
+    let fleet = Fleet::start();
+    let _worker = fleet.worker("1", &[]);
+    let start = |expires: Value, outcomes: &[&str]| {
+        let config = json!({"approvers": ["a@example.org"], "expiresAfter": expires, "output": "decision"});
+        let mut document = definition(&config, outcomes);
+        for step in document["steps"].as_array_mut().unwrap().iter_mut().filter(|step| step["type"] == "end") {
+            let decision = "{{decision.outcome}} by {{decision.decisions}}";
+            step["config"] = json!({"status": "cancelled", "reason": decision});
+        }
+        let run = fleet.start_run(&fleet.define(&document), &json!({}));
+        fleet.wait_at(&run, "ask", LIMIT);
+        run
+    };
+    let run = start(json!("1s"), &["approved", "expired"]);
+    assert_eq!(fleet.wait_run(&run, "cancelled", LIMIT).reason.as_deref(), Some("expired by []"));
+    let run = start(json!("1s"), &["approved", "error"]);
+    assert_eq!(fleet.wait_run(&run, "cancelled", LIMIT).reason.as_deref(), Some("expired by []"));
+    let run = start(Value::Null, &["approved", "error"]);
+    fleet.decide(&fleet.asked(&run, "a@example.org"), NO);
+    let row = fleet.wait_run(&run, "cancelled", LIMIT);
+    assert!(row.reason.unwrap().starts_with("rejected by [{"), "{}", row.variables);
+    assert_eq!(row.variables["decision"]["decisions"][0]["reason"], "too many");
+    // Where no edge leads on it is the step's result, and no variable: the run may be tried again.
+    let run = start(Value::Null, &["approved"]);
+    fleet.decide(&fleet.asked(&run, "a@example.org"), NO);
+    assert_eq!(fleet.wait_run(&run, "failed", LIMIT).variables["decision"], Value::Null);
+    assert_eq!(fleet.steps(&run)[1].result["outcome"], "rejected");
+}
+
+#[test]
 fn what_nobody_decides_expires_and_a_decision_in_time_counts_whenever_somebody_looks() {
     let fleet = Fleet::start();
     let mut worker = fleet.worker("1", &[]);

@@ -16,25 +16,25 @@ use std::{process::Command, thread, time::Duration};
 
 const LIMIT: Duration = Duration::from_secs(40);
 
-fn peopled() -> Fleet {
+pub fn peopled() -> Fleet {
     let fleet = Fleet::start();
     fleet.sql(PEOPLE);
     fleet
 }
 
-fn edge(on: &str, to: &str) -> Value {
+pub fn edge(on: &str, to: &str) -> Value {
     json!({"on": on, "to": to})
 }
 
 /// A definition with the variable `employee`.
-fn about(name: &str, steps: Vec<Value>) -> Value {
+pub fn about(name: &str, steps: Vec<Value>) -> Value {
     let mut definition = chain(name, steps);
     definition["variables"] = json!([{"name": "employee", "type": "user"}]);
     definition
 }
 
 /// The columns of each row, as one text.
-fn rows(fleet: &Fleet, query: &str) -> Vec<String> {
+pub fn rows(fleet: &Fleet, query: &str) -> Vec<String> {
     let text =
         |row: &Vec<Option<String>>| row.iter().map(|one| one.as_deref().unwrap_or("-")).collect::<Vec<_>>().join(" ");
     fleet.sql(&format!("SET search_path = floh_worker; {query}")).iter().map(text).collect()
@@ -48,7 +48,7 @@ fn question(fleet: &Fleet, run: &str, kind: &str) -> String {
     wait_for(&format!("a {kind}"), LIMIT, || rows(fleet, &sql).into_iter().next())
 }
 
-fn answer(fleet: &Fleet, id: &str, set: &str) {
+pub fn answer(fleet: &Fleet, id: &str, set: &str) {
     fleet.sql(&format!("UPDATE floh_worker.question SET {set} WHERE id = '{id}'"));
 }
 
@@ -152,12 +152,26 @@ fn what_cannot_be_done_to_people_fails_the_step_in_a_sentence_and_changes_nothin
             json!({"assignee": "u-ada", "documentType": "nda", "reviewers": ["u-dora"]}),
             "`reviewers`: Dora (dora@example.org) is disabled",
         ),
+        (
+            "approval",
+            json!({"approvers": ["max@example.org", "u-dora"]}),
+            "`approvers`: Dora (dora@example.org) is disabled",
+        ),
+        (
+            "notification",
+            json!({"channel": "inApp", "to": ["u-ada", "DORA@example.org"], "text": "x", "acceptance": {}}),
+            "`to`: Dora (dora@example.org) is disabled",
+        ),
     ];
     let mut runs = Vec::new();
     for (n, (kind, config, _)) in cases.iter().enumerate() {
         let mut step = json!({"id": "it", "type": kind, "config": config});
-        let on = if *kind == "consent" { "approved" } else { "success" };
-        step["transitions"] = json!([edge(on, "end")]);
+        let outcomes = match *kind {
+            "consent" | "approval" => &["approved"][..],
+            "notification" => &["approved", "rejected"],
+            _ => &["success"],
+        };
+        step["transitions"] = outcomes.iter().map(|on| edge(on, "end")).collect();
         let id = fleet.define(&about(&format!("case {n}"), vec![step]));
         runs.push(fleet.start_run(&id, &json!({})));
     }
@@ -165,7 +179,14 @@ fn what_cannot_be_done_to_people_fails_the_step_in_a_sentence_and_changes_nothin
         let reason = fleet.wait_run(run, "failed", LIMIT).reason.unwrap();
         assert!(reason.starts_with("step `it`: ") && reason.contains(words), "{kind} {config}: {reason}");
     }
-    assert!(rows(&fleet, "SELECT id FROM role_assignment UNION ALL SELECT id FROM question").is_empty());
+    assert!(
+        rows(
+            &fleet,
+            "SELECT id FROM role_assignment UNION ALL SELECT id FROM question UNION ALL SELECT id FROM approval
+        UNION ALL SELECT id FROM notification"
+        )
+        .is_empty()
+    );
     assert_eq!(rows(&fleet, "SELECT count(*) FROM audit_log"), ["0"]);
     assert_eq!(rows(&fleet, "SELECT count(*) FROM app_user"), ["3"]);
     worker.stop();
@@ -416,6 +437,50 @@ fn a_document_is_handed_in_reviewed_and_opens_the_way_to_a_role() {
         rows(&fleet, "SELECT u.display_name FROM document d JOIN app_user u ON u.id = d.user_id WHERE d.type = 'pass'"),
         ["Eve"]
     );
+    worker.stop();
+}
+
+#[test]
+fn a_document_that_nobody_approved_is_never_taken_for_one_and_later_steps_know_why() {
+    let fleet = peopled();
+    let mut worker = fleet.worker("1", &[]);
+    let start = |name: &str, expires: Value, outcomes: &[&str], on_error: &str| {
+        let edges: Vec<Value> =
+            outcomes.iter().map(|on| edge(on, if *on == "success" { "end" } else { "told" })).collect();
+        let submission = json!({"id": "nda", "type": "document_submission", "onError": on_error, "transitions": edges,
+            "config": {"assignee": "u-ada", "documentType": "nda", "reviewers": ["u-max"], "expiresAfter": expires,
+                "output": "nda"}});
+        let mut definition = about(name, vec![submission]);
+        let told = json!({"id": "told", "type": "end",
+            "config": {"status": "cancelled", "reason": "{{nda.type}} {{nda.status}}"}});
+        definition["steps"].as_array_mut().unwrap().push(told);
+        fleet.start_run(&fleet.define(&definition), &json!({}))
+    };
+    let reject = |run: &str| {
+        let given = "status = 'answered', answer = '{\"reference\": \"x\"}', answered_by = 'u-ada'";
+        answer(&fleet, &question(&fleet, run, "document"), given);
+        let no = "status = 'rejected', reason = 'unreadable', answered_by = 'u-max'";
+        answer(&fleet, &question(&fleet, run, "review"), no);
+    };
+    let run = start("continue, rejected", Value::Null, &["success"], "continue");
+    reject(&run);
+    let row = fleet.wait_run(&run, "failed", LIMIT);
+    assert_eq!(row.reason.as_deref(), Some("step `nda`: rejected by u-max: unreadable"));
+    assert_eq!(row.variables["nda"], Value::Null);
+    let run = start("continue, expired", json!(1), &["success"], "continue");
+    let reason = fleet.wait_run(&run, "failed", LIMIT).reason.unwrap();
+    assert!(reason.starts_with("step `nda`: not answered by "), "{reason}");
+    for failure in ["rejected", "error"] {
+        let run = start(failure, Value::Null, &["success", failure], "stop");
+        reject(&run);
+        let row = fleet.wait_run(&run, "cancelled", LIMIT);
+        assert_eq!(row.reason.as_deref(), Some("nda rejected"), "{failure}");
+        let nda = &row.variables["nda"];
+        assert_eq!((&nda["reviewedBy"], &nda["reason"]), (&json!("u-max"), &json!("unreadable")), "{failure}");
+    }
+    let run = start("expired", json!(1), &["success", "expired"], "stop");
+    let row = fleet.wait_run(&run, "cancelled", LIMIT);
+    assert_eq!((row.reason.as_deref(), &row.variables["nda"]["id"]), (Some("nda expired"), &Value::Null));
     worker.stop();
 }
 

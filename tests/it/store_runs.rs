@@ -264,3 +264,42 @@ async fn a_wake_up_that_fails_for_good_fails_its_run_and_one_that_somebody_else_
     let step = bench.take(&other, Some(4)).await.unwrap().step.unwrap();
     assert_eq!((step.id.as_str(), step.visit), ("ask", 2));
 }
+
+/// PostgreSQL keeps more than programs read: a run with such variables would fail without a reason that anybody understands.
+#[tokio::test]
+async fn variables_that_cannot_be_read_are_refused_where_they_are_written() {
+    let bench = Bench::new().await;
+    let nested = |levels: usize| format!(r#"{{"a": {}1{}}}"#, "[".repeat(levels), "]".repeat(levels));
+    let insert = |variables: &str| {
+        format!(
+            "INSERT INTO workflow_run (definition_id, engine, variables) SELECT id, 'floh-worker', '{variables}'
+                FROM workflow_definition RETURNING variables"
+        )
+    };
+    let update = |variables: &str| {
+        format!("UPDATE workflow_run SET variables = '{variables}' WHERE id = '{}' RETURNING variables", bench.run)
+    };
+    for (variables, words) in [
+        (r#"{"n": 1e400}"#.to_string(), "they have a number in them that is too large"),
+        (r#"{"a": [{"n": -1e309}]}"#.to_string(), "they have a number in them that is too large"),
+        (nested(64), "they are nested deeper than 64 levels"),
+        (nested(500), "they are nested deeper than 64 levels"),
+    ] {
+        for sql in [insert(&variables), update(&variables)] {
+            let error = bench.api.query(&sql, &[]).await.unwrap_err();
+            let error = error.as_db_error().unwrap();
+            assert_eq!(error.code().code(), "FL025", "{variables}: {error}");
+            assert!(error.message().ends_with(&format!(" are not taken: {words}")), "{variables}: {error}");
+        }
+    }
+    for variables in [r#"{"n": 1e308, "m": 1e-400}"#.to_string(), nested(63)] {
+        for sql in [insert(&variables), update(&variables)] {
+            let kept: Value = bench.api.query_one(&sql, &[]).await.unwrap().get(0);
+            assert!(kept.is_object(), "{variables}");
+        }
+    }
+    assert!(bench.take(&bench.lease, None).await.is_ok());
+    // Another engine's are its own business.
+    let foreign = insert(r#"{"n": 1e400}"#).replace("'floh-worker'", "'floh'").replace("RETURNING variables", "");
+    assert_eq!(bench.api.execute(&foreign, &[]).await.unwrap(), 1);
+}

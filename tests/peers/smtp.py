@@ -7,6 +7,7 @@ Prints JSON lines: first {"port": N}, then {"mail": {...}} for each message that
 standard input, one JSON line each, answered by {"ok": true}; the first rule that fits a command is used up by it:
 
     {"stage": "mail|rcpt|data", "to": ADDRESS, "answer": "451 later", "times": 2}
+    {"stage": "data", "delay": 5}        answers after so many seconds
     {"stage": "data", "drop": true}      receives the message and breaks off instead of answering
 """
 
@@ -67,6 +68,7 @@ class Handler:
             "text": part(message, "plain"),
             "html": part(message, "html"),
         }})
+        await asyncio.sleep(found.get("delay", 0))
         if found.get("drop"):
             server.transport.abort()
         return "250 OK"
