@@ -2,7 +2,7 @@
 
 use crate::support::{Fleet, child::Finished, runs::chain, wait_for};
 use serde_json::{Value, json};
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, io::Write, net::TcpListener, path::PathBuf, time::Duration};
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -201,6 +201,37 @@ fn a_run_is_started_shown_cancelled_and_tried_again() {
     assert!(said(&run(&["show", &pending])).contains("visit@1, pending (to be cancelled)"));
     let _worker = fleet.worker("2", &[]);
     assert_eq!(fleet.wait_run(&pending, "cancelled", LIMIT).reason.as_deref(), Some("cancelled"));
+}
+
+/// Its first call fails, and its second one hangs.
+#[test]
+fn a_step_is_to_be_tried_again_until_it_is_tried() {
+    let fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[("CONNECTOR_ALLOWED_HOSTS", "localhost")]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let params = json!({"url": format!("http://localhost:{}/", listener.local_addr().unwrap().port())});
+    let call = json!({"id": "call", "type": "connector", "retry": {"attempts": 2, "delay": "1h"},
+        "config": {"connectorId": "http", "command": "request", "params": params}});
+    let run = fleet.start_run(&fleet.define(&chain("calling", vec![call])), &json!({}));
+    listener.set_nonblocking(true).unwrap();
+    let called = || wait_for("a call", LIMIT, || listener.accept().ok()).0;
+    let mut first = called();
+    first.write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+    fleet.wait_at(&run, "call", LIMIT);
+    let line = || {
+        let shown = said(&fleet.flohctl(&["run", "show", &run]));
+        shown.lines().find(|line| line.starts_with("2  call ")).expect(&shown).to_string()
+    };
+    assert!(line().contains("  to be tried again, try 2  ") && line().contains(", until 20"), "{}", line());
+    let now = "UPDATE floh_worker.workflow_step SET due_at = now()";
+    fleet.sql(&format!("{now} WHERE run_id = '{run}' AND step_id = 'call'"));
+    fleet.sql(&format!("SELECT floh_worker.wake_run('{run}')"));
+    let second = called();
+    assert!(line().contains("  trying again, try 2  ") && !line().contains("until"), "{}", line());
+    drop(second);
+    fleet.wait_run(&run, "failed", LIMIT);
+    assert!(line().contains("  failed, try 2  "), "{}", line());
+    worker.stop();
 }
 
 #[test]

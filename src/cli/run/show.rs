@@ -8,7 +8,7 @@ use crate::{
         run::{ListedRun, ShownRun, ShownStep},
     },
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use clap::Args;
 use serde_json::Value;
 use std::process::ExitCode;
@@ -87,7 +87,7 @@ fn story(shown: &ShownRun) -> Vec<String> {
     }
     if !shown.steps.is_empty() {
         lines.push(String::new());
-        steps(&shown.steps, *now, &mut lines);
+        steps(shown, &mut lines);
     }
     if !shown.variables.is_empty() {
         lines.push(String::new());
@@ -96,7 +96,8 @@ fn story(shown: &ShownRun) -> Vec<String> {
     lines
 }
 
-fn steps(steps: &[ShownStep], now: DateTime<Utc>, lines: &mut Vec<String>) {
+fn steps(shown: &ShownRun, lines: &mut Vec<String>) {
+    let steps = &shown.steps;
     let name = |step: &ShownStep| match step.visit {
         1 => step.step_id.clone(),
         visit => format!("{} ({visit})", step.step_id),
@@ -105,15 +106,15 @@ fn steps(steps: &[ShownStep], now: DateTime<Utc>, lines: &mut Vec<String>) {
     let number = steps.len().to_string().len();
     let names = width(&|step| name(step).chars().count());
     let kinds = width(&|step| step.kind.chars().count());
-    let words = width(&|step| state(step).chars().count());
+    let words = width(&|step| state(step, shown).chars().count());
     for (index, step) in steps.iter().enumerate() {
         let line = format!(
             "{:>number$}  {:names$}  {:kinds$}  {:words$}  {}",
             index + 1,
             name(step),
             step.kind,
-            state(step),
-            times(step, now)
+            state(step, shown),
+            times(step, shown)
         );
         lines.push(line.trim_end().to_string());
         let indent = " ".repeat(number + 2);
@@ -126,11 +127,18 @@ fn steps(steps: &[ShownStep], now: DateTime<Utc>, lines: &mut Vec<String>) {
     }
 }
 
+/// Whether the next try of a step is under way: its row is that of the failed one until it has ended.
+fn tries_again(step: &ShownStep, shown: &ShownRun) -> bool {
+    let comes_later = step.due_at.is_some_and(|due| due > shown.now);
+    step.status == "pending" && shown.run.status == "running" && !comes_later
+}
+
 /// What came of a step, or what it waits for.
-fn state(step: &ShownStep) -> String {
+fn state(step: &ShownStep, shown: &ShownRun) -> String {
     let word = match (step.status.as_str(), &step.outcome) {
         ("completed", Some(outcome)) => outcome.clone(),
         ("failed", Some(outcome)) if outcome != "error" => format!("failed: {outcome}"),
+        ("pending", _) if tries_again(step, shown) => "trying again".to_string(),
         ("pending", _) => "to be tried again".to_string(),
         ("waiting_approval", _) => "waits for a decision".to_string(),
         ("waiting_response", _) if step.assignment_state.is_some() => "waits for an answer".to_string(),
@@ -140,12 +148,13 @@ fn state(step: &ShownStep) -> String {
     if step.attempt > 1 { format!("{word}, try {}", step.attempt) } else { word }
 }
 
-fn times(step: &ShownStep, now: DateTime<Utc>) -> String {
+fn times(step: &ShownStep, shown: &ShownRun) -> String {
     let Some(began) = step.started_at else { return String::new() };
-    let until = step.due_at.filter(|_| step.finished_at.is_none()).map(|due| format!(", until {}", time(due)));
+    let waits = step.finished_at.is_none() && !tries_again(step, shown);
+    let until = step.due_at.filter(|_| waits).map(|due| format!(", until {}", time(due)));
     let took = match step.finished_at {
         Some(end) => format!("took {}", span(end - began)),
-        None => format!("for {}", span(now - began)),
+        None => format!("for {}", span(shown.now - began)),
     };
     format!("{}  {took}{}", time(began), until.unwrap_or_default())
 }
@@ -175,6 +184,7 @@ fn short(value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::store::run::Asked;
+    use chrono::{DateTime, Utc};
     use serde_json::json;
     use uuid::Uuid;
 
@@ -199,9 +209,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_run_is_told_in_the_order_of_its_steps() {
-        let run = ListedRun {
+    /// A run that waits, without steps.
+    fn waiting() -> ListedRun {
+        ListedRun {
             id: Uuid::nil(),
             definition: "Onboarding".into(),
             version: 2,
@@ -216,7 +226,11 @@ mod tests {
             created_at: at(0),
             started_at: Some(at(1)),
             finished_at: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_run_is_told_in_the_order_of_its_steps() {
         let called = ShownStep {
             attempt: 3,
             failure_reason: Some("the server said 503".into()),
@@ -229,7 +243,7 @@ mod tests {
             ..step("ask", "approval", "waiting_approval", None, 62, None)
         };
         let shown = ShownRun {
-            run,
+            run: waiting(),
             variables: [("employee".to_string(), json!({"id": "u-3"}))].into_iter().collect(),
             worker: None,
             steps: vec![step("start", "start", "completed", Some("success"), 1, Some(1)), called, asked],
@@ -258,6 +272,33 @@ mod tests {
 employee = {{\"id\":\"u-3\"}}"
         );
         assert_eq!(story(&shown).join("\n"), expected);
+    }
+
+    /// Only the run and the time tell whether it waits for its next try or is at it.
+    #[test]
+    fn a_failed_try_waits_for_the_next_one_until_that_has_begun() {
+        let due = Some(at(60));
+        let step = ShownStep { attempt: 2, due_at: due, ..step("call", "connector", "pending", None, 2, None) };
+        let mut shown = ShownRun {
+            run: waiting(),
+            variables: Default::default(),
+            worker: None,
+            steps: vec![],
+            asked: vec![],
+            now: at(0),
+        };
+        let until = format!("until {}", time(at(60)));
+        for (status, now, word, waits) in [
+            ("waiting", 59, "to be tried again, try 2", true),
+            ("waiting", 61, "to be tried again, try 2", true),
+            // Woken by something else, before the time of the try.
+            ("running", 59, "to be tried again, try 2", true),
+            ("running", 60, "trying again, try 2", false),
+        ] {
+            (shown.run.status, shown.now) = (status.into(), at(now));
+            assert_eq!(state(&step, &shown), word, "{status} at {now}");
+            assert_eq!(times(&step, &shown).contains(&until), waits, "{status} at {now}");
+        }
     }
 
     #[test]
