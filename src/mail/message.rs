@@ -7,7 +7,11 @@ use lettre::{
         header::{HeaderName, HeaderValue},
     },
 };
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+/// Of an address' hash, so many stand in an id: one run tells far too few people for two of them to have the same.
+const DIGITS: usize = 16;
 
 /// Longer subjects are cut: nobody reads them, and servers refuse endless headers.
 const LONGEST_SUBJECT: usize = 300;
@@ -17,10 +21,13 @@ const LONGEST_SUBJECT: usize = 300;
 pub struct MessageId(String);
 
 impl MessageId {
-    /// Of the message that a visit of a step sends to one of its recipients.
+    /// Of the message that a visit of a step sends to one of its recipients: told by the address, because places in a list
+    /// change with it between two tries.
     #[must_use]
-    pub fn of_visit(run: Uuid, step: &str, visit: i32, recipient: usize) -> MessageId {
-        MessageId(format!("{run}.{step}.{visit}.{recipient}"))
+    pub fn of_visit(run: Uuid, step: &str, visit: i32, recipient: &Address) -> MessageId {
+        let address: &str = recipient.as_ref();
+        let digest = hex::encode(Sha256::digest(address.to_ascii_lowercase()));
+        MessageId(format!("{run}.{step}.{visit}.{}", &digest[..DIGITS]))
     }
 
     /// Of another message, made of parts that together are the same whenever it is sent, and of no other message.
@@ -124,9 +131,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn message(subject: &str, text: Option<&str>, html: Option<&str>) -> Message {
-        let id = MessageId::of_visit(Uuid::nil(), "tell", 2, 0);
         let to = parse("Ada <ada@example.org>").unwrap();
+        let id = MessageId::of_visit(Uuid::nil(), "tell", 2, &to.email);
         Message { to, subject: subject.to_string(), text: text.map(Into::into), html: html.map(Into::into), id }
+    }
+
+    /// What `sha256sum` says of `ada@example.org`, its beginning.
+    const ADA: &str = "cfe00dde46ef9426";
+
+    fn address(text: &str) -> Address {
+        parse(text).unwrap().email
     }
 
     fn bytes(message: &Message) -> String {
@@ -146,7 +160,8 @@ mod tests {
     fn a_message_has_the_headers_that_a_mail_of_a_program_has() {
         let bytes = bytes(&message("Grüße", Some("Hello"), Some("<p>Hello</p>")));
         assert_eq!(headers(&bytes)[..6], HEADERS);
-        assert!(bytes.contains("Message-ID: <00000000-0000-0000-0000-000000000000.tell.2.0@floh-worker.example.com>"));
+        let id = format!("Message-ID: <{}.tell.2.{ADA}@floh-worker.example.com>", Uuid::nil());
+        assert!(bytes.contains(&id), "{bytes}");
         assert!(bytes.contains("Auto-Submitted: auto-generated\r\n") && bytes.contains("multipart/alternative"));
         assert!(bytes.is_ascii() && bytes.contains("Subject: =?utf-8?"), "{bytes}");
         let order = ["text/plain; charset=utf-8", "text/html; charset=utf-8"].map(|kind| bytes.find(kind).unwrap());
@@ -169,9 +184,17 @@ mod tests {
 
     #[test]
     fn an_address_that_is_no_domain_is_not_in_the_id() {
-        let id = MessageId::of_visit(Uuid::nil(), "a<b>", 1, 0);
+        let id = MessageId::of_visit(Uuid::nil(), "a<b>", 1, &address("ada@example.org"));
         let header = id.header(&Address::new("floh", "[127.0.0.1]").unwrap());
-        assert_eq!(header, "<00000000-0000-0000-0000-000000000000.ab.1.0@floh-worker>");
+        assert_eq!(header, format!("<{}.ab.1.{ADA}@floh-worker>", Uuid::nil()));
+    }
+
+    #[test]
+    fn an_id_is_the_recipients_however_the_address_is_written() {
+        let of = |visit, to: &str| MessageId::of_visit(Uuid::nil(), "tell", visit, &address(to));
+        assert_eq!(of(1, "ada@example.org"), of(1, "ADA@Example.org"));
+        assert_ne!(of(1, "ada@example.org"), of(1, "bob@example.org"));
+        assert_ne!(of(1, "ada@example.org"), of(2, "ada@example.org"));
     }
 
     /// A text of nothing but line ends is the worst one for whoever mends them one by one.

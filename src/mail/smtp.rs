@@ -239,13 +239,9 @@ mod tests {
     }
 
     async fn refusal(config: &MailConfig) -> SendError {
-        let message = Message {
-            to: address::parse("ada@example.org").unwrap(),
-            subject: "a".into(),
-            text: Some("b".into()),
-            html: None,
-            id: MessageId::of_visit(uuid::Uuid::nil(), "a", 1, 0),
-        };
+        let to = address::parse("ada@example.org").unwrap();
+        let id = MessageId::of_visit(uuid::Uuid::nil(), "a", 1, &to.email);
+        let message = Message { to, subject: "a".into(), text: Some("b".into()), html: None, id };
         Mailer::new(config).send(&message).await.unwrap_err()
     }
 

@@ -273,6 +273,11 @@ impl Progress {
         Progress { sent, ..Progress::default() }
     }
 
+    /// Whether somebody has got it, under this address or another spelling of it.
+    fn has(&self, address: &str) -> bool {
+        self.sent.iter().any(|sent| sent.eq_ignore_ascii_case(address))
+    }
+
     fn result(&self) -> Option<Value> {
         Some(json!({ "sent": self.sent }))
     }
@@ -292,7 +297,7 @@ async fn send(visit: &Visit<'_>, recipients: &[Recipient], texts: &Texts) -> End
     let begun = Instant::now();
     for mail in &mails {
         let address = mail.to.email.to_string();
-        if progress.sent.contains(&address) {
+        if progress.has(&address) {
             continue;
         }
         if begun.elapsed() >= NOTE_AFTER && progress.refused.is_empty() && progress.for_now.is_none() {
@@ -341,15 +346,16 @@ fn go_on_later(visit: &Visit<'_>, progress: &Progress) -> Ending {
 
 fn mails(visit: &Visit<'_>, recipients: &[Recipient], texts: &Texts) -> Result<Vec<Message>, String> {
     let filled = texts.fill_all(visit, recipients)?;
-    let numbered = recipients.iter().zip(filled).enumerate();
-    numbered
-        .map(|(index, (recipient, [subject, text, html]))| {
+    let filled = recipients.iter().zip(filled);
+    filled
+        .map(|(recipient, [subject, text, html])| {
+            let to = recipient.mailbox()?;
             Ok(Message {
-                to: recipient.mailbox()?,
+                id: MessageId::of_visit(visit.run, &visit.step.id, visit.number, &to.email),
+                to,
                 subject: subject.unwrap_or_else(|| visit.step.name.clone()),
                 text,
                 html,
-                id: MessageId::of_visit(visit.run, &visit.step.id, visit.number, index),
             })
         })
         .collect()

@@ -4,6 +4,7 @@ use super::{node, process::Guarded, wait_for};
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::{
     fs,
     io::{self, BufRead, BufReader, PipeWriter, Write},
@@ -100,6 +101,12 @@ impl Smtp {
             Some(self.mails()).filter(|mails| mails.len() >= count)
         })
     }
+}
+
+/// The identity of the mail that a step's visit sends to somebody, from an address of `example.com`.
+pub fn message_id(run: &str, step: &str, visit: i32, to: &str) -> String {
+    let digest = hex::encode(Sha256::digest(to.to_lowercase()));
+    format!("<{run}.{step}.{visit}.{}@floh-worker.example.com>", &digest[..16])
 }
 
 /// An authority of certificates that nobody else knows.
