@@ -1,7 +1,7 @@
-//! Points at which a test kills the worker (feature `test-jobs`): before and after each statement that a run's job sends to
-//! PostgreSQL, so that every state between two of them is met. Nothing of this is in a released build.
+//! Points at which a test kills the worker (feature `test-jobs`): before and after each statement that a run's job, or a
+//! reminder, sends to PostgreSQL, so that every state between two of them is met. Nothing of this is in a released build.
 //!
-//! `FLOH_TEST_KILL_RUN` names the run whose points count, from 1 over the life of the process, and `FLOH_TEST_KILL_AT` is the
+//! `FLOH_TEST_KILL_RUN` names the run whose points count, or the job of a reminder, from 1 over the life of the process, and `FLOH_TEST_KILL_AT` is the
 //! number of the point. Without it they are only counted, and the job logs how many there were.
 
 use nix::sys::signal::{Signal, raise};
@@ -21,11 +21,20 @@ tokio::task_local! {
     static COUNTED: ();
 }
 
-/// Runs a job of this run. Its points count if it is the one that is meant.
+/// Runs a job of this run. Its points count if it is the one that is meant, or if none is named.
 pub async fn counted<F: Future>(run: impl ToString, job: F) -> F::Output {
     if KILL_RUN.as_ref().is_some_and(|meant| *meant != run.to_string()) {
         return job.await;
     }
+    count(job).await
+}
+
+/// Runs a job that is no run's. Its points count if it is named.
+pub async fn counted_job<F: Future>(id: &str, job: F) -> F::Output {
+    if KILL_RUN.as_deref() == Some(id) { count(job).await } else { job.await }
+}
+
+async fn count<F: Future>(job: F) -> F::Output {
     let output = COUNTED.scope((), job).await;
     tracing::info!("{} points passed", PASSED.load(Ordering::Relaxed));
     output

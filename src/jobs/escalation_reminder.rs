@@ -3,6 +3,9 @@
 //!
 //! The database writes the first ones with the question, and each sees to the next one before any mail is sent: a mail
 //! server that is down for long costs one mail, not the reminders after it.
+//!
+//! The job is done when its mail is sent, not when its transaction is committed: whoever takes it after a death in between
+//! finds the rows there and sends the mail, under the same id.
 
 use super::{Handler, JobContext, JobError, question_asked, telling};
 use crate::{
@@ -77,38 +80,48 @@ impl Handler for EscalationReminder {
             if let Some(question) = question_asked::named(&job.data) {
                 return question_asked::tell(&self.engine, job, question).await;
             }
-            let data = Data::read(job)?;
-            let (id, number) = (data.approval_id, data.number.unwrap_or(-1));
-            let transaction = job.begin().await?;
-            let reminder = match approval::reminder(&transaction, id, number, job.lease.outbox).await? {
-                Due::Over(why) => return job.complete(transaction, json!({"approvalId": id, "skipped": why})).await,
-                Due::Early(time) => {
-                    job.enqueue(&transaction, again(job, &data, time)).await?;
-                    return job.complete(transaction, json!({"approvalId": id, "early": time})).await;
-                }
-                Due::Now(_) if number < 0 => {
-                    return job.complete(transaction, json!({"approvalId": id, "skipped": "open"})).await;
-                }
-                Due::Now(reminder) => reminder,
-            };
-            tracing::Span::current().record("floh_run_id", tracing::field::display(reminder.run));
-            tracing::Span::current().record("floh_step_id", &reminder.step);
-            let words = words(id, number, &reminder);
-            approval::next_reminder(&transaction, id, number).await?;
-            approval::show(&transaction, id, number, &words.subject, &words.text).await?;
-            transaction.commit().await?;
-            let told = self.mail(id, number, &reminder, words).await?;
-            let who = reminder.who.label();
-            match number {
-                0 => tracing::info!(message_id = events::APPROVER_ASKED, "{who} is asked to decide{told}"),
-                n => tracing::info!(message_id = events::APPROVER_REMINDED, "{who} is reminded, number {n}{told}"),
-            }
-            Ok(json!({"approvalId": id, "number": number, "to": who}))
+            let reminding = self.remind(job);
+            #[cfg(feature = "test-jobs")]
+            let reminding = crate::fail_points::counted_job(job.job_id(), reminding);
+            reminding.await
         })
     }
 }
 
 impl EscalationReminder {
+    /// Tells or reminds an approver, if it is time.
+    async fn remind(&self, job: &JobContext) -> Result<Value, JobError> {
+        let data = Data::read(job)?;
+        let (id, number) = (data.approval_id, data.number.unwrap_or(-1));
+        let transaction = job.begin().await?;
+        let reminder = match approval::reminder(&transaction, id, number, job.lease.outbox).await? {
+            Due::Over(why) => return job.complete(transaction, json!({"approvalId": id, "skipped": why})).await,
+            Due::Early(time) => {
+                job.enqueue(&transaction, again(job, &data, time)).await?;
+                return job.complete(transaction, json!({"approvalId": id, "early": time})).await;
+            }
+            Due::Now(_) if number < 0 => {
+                return job.complete(transaction, json!({"approvalId": id, "skipped": "open"})).await;
+            }
+            Due::Now(reminder) => reminder,
+        };
+        tracing::Span::current().record("floh_run_id", tracing::field::display(reminder.run));
+        tracing::Span::current().record("floh_step_id", &reminder.step);
+        let words = words(id, number, &reminder);
+        approval::next_reminder(&transaction, id, number).await?;
+        approval::show(&transaction, id, number, &words.subject, &words.text).await?;
+        transaction.commit().await?;
+        let told = self.mail(id, number, &reminder, words).await?;
+        #[cfg(feature = "test-jobs")]
+        crate::fail_points::pass();
+        let who = reminder.who.label();
+        match number {
+            0 => tracing::info!(message_id = events::APPROVER_ASKED, "{who} is asked to decide{told}"),
+            n => tracing::info!(message_id = events::APPROVER_REMINDED, "{who} is reminded, number {n}{told}"),
+        }
+        Ok(json!({"approvalId": id, "number": number, "to": who}))
+    }
+
     /// Sends a mail; what is to be said of it in the journal.
     async fn mail(&self, id: Uuid, number: i32, reminder: &Reminder, words: Words) -> Result<String, JobError> {
         let who = &reminder.who;

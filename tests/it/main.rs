@@ -10,6 +10,8 @@
 
 #[cfg(feature = "test-jobs")]
 mod after_commit;
+#[cfg(feature = "test-jobs")]
+mod approval_reminders;
 mod audit_chain;
 mod audit_verify;
 #[cfg(feature = "test-jobs")]
