@@ -79,7 +79,7 @@ pub async fn run(command: &Command, configuration: impl Fn() -> Result<Config, E
                 false => stored::active(source, &configuration()?).await?,
             };
             let (definition, findings) = engine::validate(&document);
-            draw::draw(&definition).into_iter().for_each(say);
+            draw::draw(&definition, &document).into_iter().for_each(say);
             for finding in &findings {
                 eprintln!("flohctl: {finding}");
             }

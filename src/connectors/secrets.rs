@@ -6,7 +6,7 @@
 //! and send it to a host of their choice.
 
 use super::Failure;
-use crate::config::ConnectorsConfig;
+use crate::{config::ConnectorsConfig, values::template::Template};
 use aes_gcm::{
     Aes256Gcm, Nonce,
     aead::{Aead, KeyInit, Payload},
@@ -87,7 +87,7 @@ impl Keyring {
             each_sealed(value, &mut |text| {
                 let secret = self.open(connector, text)?;
                 scrub.add(&secret);
-                *text = if name == "commands" { secret.replace("{{", "\\{{") } else { secret };
+                *text = if name == "commands" { Template::escape(&secret) } else { secret };
                 Ok(())
             })?;
         }

@@ -14,7 +14,8 @@ enum Piece {
 }
 
 impl Template {
-    /// Reads a template. `\{{` stands for two braces that mean nothing.
+    /// Reads a template. `\{{` stands for two braces that mean nothing, `\\{{` for a backslash and a value, and so on: two
+    /// backslashes in front of braces are one, as in templates of mails.
     ///
     /// # Errors
     /// A sentence that says what is wrong with it.
@@ -23,13 +24,14 @@ impl Template {
         while let Some(start) = left.find("{{") {
             let before = &left[..start];
             let inside = &left[start + 2..];
-            if let Some(before) = before.strip_suffix('\\') {
-                plain.push_str(before);
+            let backslashes = before.len() - before.trim_end_matches('\\').len();
+            // Half as many, and the odd one is the braces'.
+            plain.push_str(&before[..before.len() - backslashes.div_ceil(2)]);
+            if backslashes % 2 == 1 {
                 plain.push_str("{{");
                 left = inside;
                 continue;
             }
-            plain.push_str(before);
             let end = inside.find("}}").ok_or_else(|| format!("`{{{{{inside}` has no `}}}}`"))?;
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain)));
@@ -42,6 +44,20 @@ impl Template {
             pieces.push(Piece::Text(plain));
         }
         Ok(Template(pieces))
+    }
+
+    /// The template of a text that is meant as it is, whatever it looks like.
+    #[must_use]
+    pub fn escape(text: &str) -> String {
+        let (mut escaped, mut left) = (String::with_capacity(text.len()), text);
+        while let Some((before, rest)) = left.split_once("{{") {
+            let backslashes = before.len() - before.trim_end_matches('\\').len();
+            escaped.push_str(before);
+            escaped.extend(std::iter::repeat_n('\\', backslashes + 1));
+            escaped.push_str("{{");
+            left = rest;
+        }
+        escaped + left
     }
 
     /// The paths in it.
@@ -145,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn two_backslashes_before_braces_are_one_and_a_value() {
+        for (text, filled) in [
+            (r"CORP\\{{n}}", r"CORP\5"),
+            (r"CORP\\\\{{n}}", r"CORP\\5"),
+            (r"CORP\\\{{n}}", r"CORP\{{n}}"),
+            (r"{{n}}\\{{n}}\\", r"5\5\\"),
+            (r"a\\b {n}", r"a\\b {n}"),
+        ] {
+            assert_eq!(fill(text), Ok(json!(filled)), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         assert!(fill("Dear {{user.mail}}").unwrap_err().contains("`user.mail` has no value"));
         assert!(fill("a {{none}}").unwrap_err().contains("`none` has no value: it is null"));
@@ -160,6 +189,7 @@ mod tests {
             let variables = json!({"a": value}).as_object().cloned().unwrap();
             let _ = fill_all(&json!(text), &variables);
             prop_assert_eq!(fill_all(&json!("<{{a}}>"), &variables), Ok(json!(format!("<{value}>"))));
+            prop_assert_eq!(fill_all(&json!(Template::escape(&text)), &variables), Ok(json!(text)));
         }
     }
 }

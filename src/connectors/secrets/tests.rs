@@ -64,12 +64,12 @@ fn the_previous_key_is_tried_second_and_resealing_makes_it_superfluous() {
 #[test]
 fn a_secret_in_a_command_is_no_template() {
     let ring = keys(NEW, "");
-    let sealed = ring.seal("crm", "a{{params.x}}b").unwrap();
+    let sealed = ring.seal("crm", "a\\{{params.x}}b").unwrap();
     let opened = ring.open_all("crm", &config(json!({"commands": {"a": sealed}, "b": sealed})), &mut Scrub::default());
     let opened = opened.unwrap();
-    assert_eq!(opened["b"], "a{{params.x}}b");
+    assert_eq!(opened["b"], "a\\{{params.x}}b");
     let filled = crate::values::template::fill_all(&opened["commands"]["a"], &Map::new());
-    assert_eq!(filled, Ok(json!("a{{params.x}}b")));
+    assert_eq!(filled, Ok(json!("a\\{{params.x}}b")));
 }
 
 #[test]
