@@ -168,4 +168,39 @@ CREATE TRIGGER end_of_scheduled_run AFTER UPDATE OF status ON workflow_run
         AND NEW.status NOT IN ('pending', 'running', 'waiting'))
     EXECUTE FUNCTION end_of_scheduled_run();
 
+-- A failed run that somebody lets go on is one of its schedule's runs again: beside another one that has not ended it goes on
+-- where ticks start one, and waits for its turn where they do. The schedule that skips ticks lets nothing run beside it.
+-- Whoever does so need not read schedules.
+CREATE FUNCTION retry_of_scheduled_run() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    v_overlap text;
+    v_other uuid;
+BEGIN
+    PERFORM lock_schedule(NEW.schedule_id);
+    SELECT s.overlap INTO v_overlap FROM workflow_schedule s WHERE s.id = NEW.schedule_id AND s.overlap <> 'allow';
+    IF FOUND THEN
+        SELECT r.id INTO v_other FROM workflow_run r
+            WHERE r.schedule_id = NEW.schedule_id AND r.status IN ('pending', 'running', 'waiting') AND r.id <> NEW.id
+            ORDER BY r.held_back, r.created_at, r.id LIMIT 1;
+    END IF;
+    IF v_other IS NOT NULL AND v_overlap = 'skip' THEN
+        RAISE SQLSTATE 'FL030' USING MESSAGE = 'run ' || NEW.id || ' is not tried again: run ' || v_other
+            || ' of the same schedule has not ended, and the schedule lets no two run at once';
+    ELSIF v_other IS NOT NULL THEN
+        -- As one that has not begun: nothing looks after a run that waits for its turn.
+        NEW.status := 'pending';
+        NEW.held_back := true;
+        NEW.wake_at := NULL;
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER retry_of_scheduled_run BEFORE UPDATE OF status ON workflow_run
+    FOR EACH ROW WHEN (NEW.schedule_id IS NOT NULL AND OLD.status = 'failed' AND NEW.status IN ('pending', 'running'))
+    EXECUTE FUNCTION retry_of_scheduled_run();
+
+-- This runs with the rights of the schema's owner, as a trigger only.
+REVOKE ALL ON FUNCTION retry_of_scheduled_run() FROM PUBLIC;
+
 INSERT INTO schema_version (version, compatible_from) VALUES (15, '0.1.0');

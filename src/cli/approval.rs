@@ -1,6 +1,6 @@
 //! `flohctl approval`: shows what waits for a decision, and decides it as an API server does.
 
-use super::{Answer, NO, complain, complain_store, say};
+use super::{Answer, NO, complain, complain_store, run::find, say};
 use crate::{
     config::Config,
     store::{
@@ -27,9 +27,9 @@ pub struct List {
     /// Also those that are decided, expired, void, reassigned, or not asked for yet
     #[arg(long)]
     all: bool,
-    /// Only those of this run
+    /// Only those of this run: its id, or the first 6 or more of its characters
     #[arg(long, value_name = "ID")]
-    run: Option<Uuid>,
+    run: Option<String>,
 }
 
 /// Approve
@@ -80,7 +80,11 @@ pub async fn run(command: &Command, config: &Config) -> Answer {
 }
 
 async fn show(list: &List, store: &Store) -> Answer {
-    let approvals = store.approvals(list.all, list.run, MOST).await.map_err(|error| complain_store(&error))?;
+    let run = match &list.run {
+        Some(run) => Some(find(store, run).await?),
+        None => None,
+    };
+    let approvals = store.approvals(list.all, run, MOST).await.map_err(|error| complain_store(&error))?;
     if approvals.is_empty() {
         say(if list.all { "there is no approval" } else { "no approval waits for a decision" });
     }

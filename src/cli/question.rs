@@ -1,6 +1,6 @@
 //! `flohctl question`: shows what people are asked besides approvals, and answers as an API server does.
 
-use super::{Answer, CONFIG, NO, complain, complain_store, say};
+use super::{Answer, NO, USAGE, complain, complain_store, run::find, say};
 use crate::{
     config::Config,
     store::{
@@ -29,6 +29,9 @@ pub struct List {
     /// Only those to this person, by id or address
     #[arg(long = "to", value_name = "WHO")]
     to: Option<String>,
+    /// Only those of this run: its id, or the first 6 or more of its characters
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
 }
 
 /// Fill in a form, or hand in a document
@@ -81,16 +84,22 @@ const MOST: i64 = 1000;
 
 /// Runs the command.
 pub async fn run(command: &Command, config: &Config) -> Answer {
+    // What is wrong with the words is said before a server is asked.
+    let value = match command {
+        Command::Answer(give) => Some(
+            serde_json::from_str(&give.answer)
+                .map_err(|error| complain(USAGE, &format_args!("the answer is not JSON: {error}")))?,
+        ),
+        _ => None,
+    };
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store = Store::open(&config.database, 1, "flohctl question").map_err(|error| complain_store(&error))?;
     store.require_schema(Version::ours()).await.map_err(|error| complain_store(&error))?;
     let store = &store;
     match command {
         Command::List(list) => show(list, store).await,
-        Command::Answer(Give { id, answer, who }) => {
-            let value: Value = serde_json::from_str(answer)
-                .map_err(|error| complain(CONFIG, &format_args!("the answer is not JSON: {error}")))?;
-            tell(store, *id, QuestionStatus::Answered, Some(&value), None, who.as_deref()).await
+        Command::Answer(Give { id, who, .. }) => {
+            tell(store, *id, QuestionStatus::Answered, value.as_ref(), None, who.as_deref()).await
         }
         Command::Accept(Accept { id, who, reason }) => {
             tell(store, *id, QuestionStatus::Approved, None, reason.as_deref(), who.as_deref()).await
@@ -102,7 +111,12 @@ pub async fn run(command: &Command, config: &Config) -> Answer {
 }
 
 async fn show(list: &List, store: &Store) -> Answer {
-    let questions = store.open_questions(list.to.as_deref(), MOST).await.map_err(|error| complain_store(&error))?;
+    let run = match &list.run {
+        Some(run) => Some(find(store, run).await?),
+        None => None,
+    };
+    let questions =
+        store.open_questions(list.to.as_deref(), run, MOST).await.map_err(|error| complain_store(&error))?;
     if questions.is_empty() {
         say("no question waits for an answer");
     }
@@ -110,7 +124,7 @@ async fn show(list: &List, store: &Store) -> Answer {
         describe(question);
     }
     if questions.len() == usize::try_from(MOST).unwrap_or(usize::MAX) {
-        eprintln!("flohctl: these are the first {MOST}; --to WHO shows those to one person");
+        eprintln!("flohctl: these are the first {MOST}; --to WHO shows those to one person, --run ID those of one run");
     }
     Ok(ExitCode::SUCCESS)
 }

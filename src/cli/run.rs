@@ -2,9 +2,10 @@
 
 mod change;
 mod list;
-mod secret;
 mod show;
 mod start;
+
+pub(super) use start::misfits;
 
 use super::{Answer, NO, complain, complain_store};
 use crate::{
@@ -67,7 +68,7 @@ pub async fn run(command: &Command, config: &Config) -> Answer {
 const FEWEST: usize = 6;
 
 /// The run that is meant.
-async fn find(store: &Store, text: &str) -> Result<Uuid, ExitCode> {
+pub(super) async fn find(store: &Store, text: &str) -> Result<Uuid, ExitCode> {
     let digits = text.strip_suffix('…').unwrap_or(text);
     if let Ok(id) = Uuid::try_parse(digits) {
         return Ok(id);

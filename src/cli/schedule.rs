@@ -1,17 +1,19 @@
 //! `flohctl schedule`: what starts runs at certain times.
 
-use super::{Answer, NO, USAGE, complain, complain_store, say};
+use super::{Answer, NO, USAGE, complain, complain_store, run::misfits, say};
 use crate::{
     config::Config,
     cron::Timetable,
+    engine::{self, run::storable},
     store::{
         Store, Version,
+        definition::{DefinitionStatus, Reference},
         schedule::{Listed, NewSchedule},
     },
 };
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{fmt::Display, process::ExitCode};
 
 /// Look after schedules, which start runs at certain times
@@ -67,7 +69,7 @@ pub struct Add {
     /// What happens while a run of the schedule has not ended: another one starts, none, or one that waits for its turn
     #[arg(long, value_enum, default_value_t = Overlap::Allow)]
     overlap: Overlap,
-    /// Let the connectors' mocks answer
+    /// Let the connectors' mocks answer, except in steps with `mock: false`; mail is sent
     #[arg(long)]
     mocks: bool,
     /// Let it start nothing until it is resumed
@@ -139,7 +141,12 @@ pub async fn run(command: &Command, config: impl FnOnce() -> Result<Config, Exit
             let after = after(arguments).map_err(|why| complain(USAGE, &why))?;
             let (cron, zone) = match (&arguments.cron, &arguments.name) {
                 (None, Some(name)) => match find(&open(&config()?).await?, name).await? {
-                    Some(listed) => (listed.schedule.cron, listed.schedule.zone),
+                    Some(listed) => {
+                        if !listed.schedule.enabled {
+                            eprintln!("flohctl: the schedule {name} is paused");
+                        }
+                        (listed.schedule.cron, listed.schedule.zone)
+                    }
                     None => return Ok(unknown(name)),
                 },
                 (cron, _) => (cron.clone().unwrap_or_default(), arguments.zone.clone()),
@@ -177,7 +184,7 @@ fn answer(done: bool, name: &str, what: impl Display) -> ExitCode {
 }
 
 /// The variables, or what is wrong with the words.
-fn check(arguments: &Add) -> Result<Value, String> {
+fn check(arguments: &Add) -> Result<Map<String, Value>, String> {
     Timetable::parse(&arguments.cron, &arguments.zone)?;
     for (what, text) in [("name", &arguments.name), ("definition", &arguments.definition)] {
         if text.trim().is_empty() {
@@ -186,19 +193,22 @@ fn check(arguments: &Add) -> Result<Value, String> {
     }
     let text = &arguments.variables;
     match serde_json::from_str(text) {
-        Ok(variables @ Value::Object(_)) => Ok(variables),
+        Ok(Value::Object(variables)) => match storable::refusal_of(&variables, &Map::new()) {
+            None => Ok(variables),
+            Some(why) => Err(format!("--variables: {why}")),
+        },
         Ok(_) => Err(format!("--variables {text}: it is no JSON object")),
         Err(error) => Err(format!("--variables {text}: it is not JSON: {error}")),
     }
 }
 
-async fn add(arguments: &Add, variables: Value, config: &Config, store: &Store) -> Answer {
+async fn add(arguments: &Add, variables: Map<String, Value>, config: &Config, store: &Store) -> Answer {
     let new = NewSchedule {
         name: arguments.name.clone(),
         definition: arguments.definition.clone(),
         cron: arguments.cron.clone(),
         zone: arguments.zone.clone(),
-        variables,
+        variables: Value::Object(variables.clone()),
         submitter_id: arguments.submitter.clone(),
         use_mocks: arguments.mocks,
         enabled: !arguments.paused,
@@ -213,8 +223,21 @@ async fn add(arguments: &Add, variables: Value, config: &Config, store: &Store) 
     }
     let next = if new.enabled { next_text(&new.cron, &new.zone) } else { "paused".into() };
     say(format_args!("the schedule {} is made: {next}", new.name));
-    if !store.has_active_version(&new.definition).await.map_err(|error| complain_store(&error))? {
-        eprintln!("flohctl: no version of the definition {} is active: until one is, nothing starts", new.definition);
+    // Neither forbids the schedule: what a version needs may change with the next one.
+    let versions = store.definitions(&Reference::Name(new.definition.clone())).await;
+    let mut versions = versions.map_err(|error| complain_store(&error))?.into_iter();
+    match versions.find(|version| version.status == DefinitionStatus::Active) {
+        None => {
+            eprintln!(
+                "flohctl: no version of the definition {} is active: until one is, nothing starts",
+                new.definition
+            );
+        }
+        Some(active) => {
+            for wrong in misfits(&engine::validate(&active.document).0, &variables) {
+                eprintln!("flohctl: {}@{}: {wrong}", new.definition, active.version);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

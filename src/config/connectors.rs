@@ -23,7 +23,7 @@ pub(super) fn read(reader: &mut Reader) -> ConnectorsConfig {
         reader.mistake(PREVIOUS, None, "the key that replaced it is expected beside it, as CONNECTOR_ENCRYPTION_KEY");
     }
     if config.mock_mode {
-        reader.warn(MOCK, "connectors answer from their mocks, and no other system is called");
+        reader.warn(MOCK, "connectors answer from their mocks, except in steps with `mock: false`; mail is sent");
     }
     config
 }

@@ -127,15 +127,49 @@ fn each_sealed(value: &mut Value, change: &mut impl FnMut(&mut String) -> Result
     }
 }
 
-/// Members whose text is a secret, sealed or not.
+/// Parts of names of secrets, in whatever spelling.
+const PARTS: [&str; 14] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "passcode",
+    "secret",
+    "token",
+    "credential",
+    "authorization",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "signingkey",
+    "encryptionkey",
+    "masterkey",
+];
+/// Words that are a secret's name, alone or beside others: `adminPin`, not `shipping`.
+const WORDS: [&str; 5] = ["cookie", "cookies", "pin", "pwd", "otp"];
+
+/// Members whose value is a secret, sealed or not: `apiKey`, `client_secret`, `Password`; not `primaryKey`. The same
+/// everywhere: in configurations, in headers, and in the variables and results of runs.
 #[must_use]
 pub fn is_secret_name(name: &str) -> bool {
-    let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    const PARTS: [&str; 7] = ["password", "passwd", "secret", "token", "apikey", "authorization", "privatekey"];
-    PARTS.iter().any(|part| name.contains(part)) || name == "cookie"
+    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    PARTS.iter().any(|part| plain.contains(part)) || words(name).any(|word| WORDS.contains(&word.as_str()))
 }
 
-/// A configuration for people's eyes: sealed texts, and texts whose name says that they are secrets, are hidden.
+/// The words of `aName`, `a_name` or `A-Name`, in small letters.
+fn words(name: &str) -> impl Iterator<Item = String> {
+    let mut spaced = String::with_capacity(name.len() + 4);
+    let mut last = ' ';
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && last.is_ascii_lowercase() {
+            spaced.push(' ');
+        }
+        spaced.push(if c.is_ascii_alphabetic() { c.to_ascii_lowercase() } else { ' ' });
+        last = c;
+    }
+    spaced.split(' ').map(str::to_string).collect::<Vec<_>>().into_iter()
+}
+
+/// A configuration, or values of a run, for people's eyes: sealed texts, and texts whose name says that they are secrets, are hidden.
 #[must_use]
 pub fn hide(value: &Value) -> Value {
     hide_in(value, false)

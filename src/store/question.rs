@@ -224,16 +224,22 @@ impl Store {
     }
 
     /// Questions that wait for an answer, the oldest first; of one person, named by id or address, if `of` says so.
-    pub async fn open_questions(&self, of: Option<&str>, most: i64) -> Result<Vec<Question>, StoreError> {
+    pub async fn open_questions(
+        &self,
+        of: Option<&str>,
+        run: Option<Uuid>,
+        most: i64,
+    ) -> Result<Vec<Question>, StoreError> {
         let client = self.client().await?;
         // One that was left open when its run ended is no question any more.
         let sql = format!(
             "{QUESTION} q WHERE status = 'pending' AND (due_at IS NULL OR due_at > now())
                 AND ($1::text IS NULL OR assignee_id = $1 OR lower(assignee_email) = lower($1))
                 AND is_to_be_answered(q.run_id, q.step_id, q.visit)
-            ORDER BY created_at, id LIMIT $2"
+                AND ($2::uuid IS NULL OR run_id = $2)
+            ORDER BY created_at, id LIMIT $3"
         );
-        client.query(&sql, &[&of, &most]).await?.iter().map(question).collect()
+        client.query(&sql, &[&of, &run, &most]).await?.iter().map(question).collect()
     }
 
     /// Answers a question, as an API server does. False if there is none of this id; whatever else is wrong with the answer

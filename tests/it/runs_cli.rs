@@ -152,10 +152,10 @@ fn a_run_is_started_shown_cancelled_and_tried_again() {
     for words in [["1  start  start      success  ", "took"], ["2  great  condition  false    ", "took"]] {
         assert!(shown.lines().any(|line| words.iter().all(|word| line.contains(word))), "{words:?}\n{shown}");
     }
-    assert!(shown.contains("apiKey = \"(hidden)\"") && !shown.contains("geheim"), "{shown}");
+    assert!(shown.contains("apiKey = \"***\"") && !shown.contains("geheim"), "{shown}");
     let shown: Value = serde_json::from_str(&said(&run(&["show", &id, "--json"]))).unwrap();
     assert_eq!((&shown["id"], &shown["status"], &shown["useMocks"]), (&json!(id), &json!("completed"), &json!(true)));
-    assert_eq!((&shown["steps"][1]["outcome"], &shown["variables"]["apiKey"]), (&json!("false"), &json!("(hidden)")));
+    assert_eq!((&shown["steps"][1]["outcome"], &shown["variables"]["apiKey"]), (&json!("false"), &json!("***")));
 
     // One that waits is cancelled at once.
     let waiting = said(&run(&["start", "visit", "--var", "who=bob", "--var", "n={\"size\": 9}"]));

@@ -242,7 +242,7 @@ async fn nothing_is_taken_after_the_time_or_after_the_step() {
     let end = "UPDATE workflow_run SET status = 'cancelled', finished_at = now()";
     waiting.owner.batch_execute(end).await.unwrap();
     assert_eq!(waiting.status(&open).await, "void");
-    assert!(waiting.store.open_questions(None, 10).await.unwrap().is_empty());
+    assert!(waiting.store.open_questions(None, None, 10).await.unwrap().is_empty());
 }
 
 /// Whoever withdraws a question wakes the run, too: it would wait for ever.
@@ -396,7 +396,7 @@ async fn open_questions_are_listed_for_whom_they_are() {
     let ids = |of: Option<&'static str>| {
         let store = waiting.store.clone();
         async move {
-            let found = store.open_questions(of, 10).await.unwrap();
+            let found = store.open_questions(of, None, 10).await.unwrap();
             found.iter().map(|one| one.id.to_string()).collect::<Vec<_>>()
         }
     };

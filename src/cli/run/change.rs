@@ -2,9 +2,9 @@
 
 use super::unknown;
 use crate::{
-    cli::{Answer, NO, complain_store, say},
+    cli::{Answer, NO, complain, complain_store, say},
     store::{
-        Store,
+        Store, StoreError,
         run::{ShownRun, Wish},
     },
 };
@@ -72,13 +72,22 @@ fn ended(status: &str) -> String {
 }
 
 pub async fn retry(id: Uuid, store: &Store) -> Answer {
-    match store.retry_run(id).await.map_err(|error| complain_store(&error))? {
+    let wish = match store.retry_run(id).await {
+        // The database's own sentence about other runs of the schedule.
+        Err(StoreError::Query { code, message, .. }) if code == "FL030" => return Err(complain(NO, &message)),
+        wish => wish.map_err(|error| complain_store(&error))?,
+    };
+    match wish {
         None => Err(unknown(&id.to_string())),
         Some(Wish::Granted(_)) => {
             let run = store.show_run(id).await.map_err(|error| complain_store(&error))?;
+            let turn = match &run {
+                Some(run) if run.run.held_back => ", once its turn comes: another run of its schedule has not ended",
+                _ => "",
+            };
             let step = run.and_then(|run| run.run.current_step);
             let from = step.map_or_else(|| "from the beginning".to_string(), |step| format!("at the step {step}"));
-            say(format_args!("run {id} goes on {from}"));
+            say(format_args!("run {id} goes on {from}{turn}"));
             Ok(ExitCode::SUCCESS)
         }
         Some(Wish::Again) => Ok(ExitCode::SUCCESS),

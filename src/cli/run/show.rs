@@ -1,8 +1,9 @@
 //! `flohctl run show`: a run's story, as far as it got.
 
-use super::{One, find, secret::without_secrets, unknown};
+use super::{One, find, unknown};
 use crate::{
     cli::{Answer, complain_store, say, time},
+    connectors::secrets::hide,
     store::{
         Store,
         run::{ListedRun, ShownRun, ShownStep},
@@ -33,11 +34,11 @@ pub async fn run(arguments: &Arguments, store: &Store) -> Answer {
     let id = find(store, &arguments.one.run).await?;
     let shown = store.show_run(id).await.map_err(|error| complain_store(&error))?;
     let Some(mut shown) = shown else { return Err(unknown(&id.to_string())) };
-    if let Value::Object(variables) = without_secrets(&Value::Object(std::mem::take(&mut shown.variables))) {
+    if let Value::Object(variables) = hide(&Value::Object(std::mem::take(&mut shown.variables))) {
         shown.variables = variables;
     }
     for step in &mut shown.steps {
-        step.result = step.result.as_ref().map(without_secrets);
+        step.result = step.result.as_ref().map(hide);
     }
     if arguments.json {
         say(serde_json::to_value(&shown).unwrap_or_default());

@@ -6,7 +6,7 @@ use crate::{
     engine::{
         self,
         definition::{Definition, VariableType},
-        run::misfit,
+        run::{misfit, storable},
     },
     store::{
         Store,
@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Who starts it: a person's id or address
     #[arg(long, value_name = "WHO")]
     submitter: Option<String>,
-    /// Let the connectors' mocks answer: no other system is called
+    /// Let the connectors' mocks answer, except in steps with `mock: false`; mail is sent
     #[arg(long)]
     mocks: bool,
 }
@@ -133,8 +133,8 @@ fn value(definition: &Definition, given: &Given) -> Value {
     }
 }
 
-/// Everything that is wrong with the variables.
-fn misfits(definition: &Definition, variables: &Map<String, Value>) -> Vec<String> {
+/// Everything that is wrong with the variables that a run of this definition is to begin with.
+pub fn misfits(definition: &Definition, variables: &Map<String, Value>) -> Vec<String> {
     let mut wrong = Vec::new();
     for variable in &definition.variables {
         match variables.get(&variable.name).filter(|value| !value.is_null()) {
@@ -149,8 +149,9 @@ fn misfits(definition: &Definition, variables: &Map<String, Value>) -> Vec<Strin
     for name in variables.keys().filter(|name| !declared.contains(&name.as_str())) {
         let known =
             if declared.is_empty() { "it declares none".into() } else { format!("it has {}", declared.join(", ")) };
-        wrong.push(format!("the definition declares no variable `{name}`: {known}"));
+        wrong.push(format!("the definition declares no variable `{}`: {known}", name.escape_debug()));
     }
+    wrong.extend(storable::refusal_of(variables, &Map::new()));
     wrong
 }
 
@@ -198,5 +199,13 @@ mod tests {
         assert_eq!(wrong[0], "the variable `employee` (user) is required");
         assert!(wrong[1].starts_with("the variable `number` is of type string"));
         assert!(wrong[2].ends_with("declares no variable `numbr`: it has employee, number, count, tags"));
+    }
+
+    #[test]
+    fn what_postgresql_does_not_store_is_said_before_it_is_asked() {
+        let given = json!({"employee": "u-1", "number": "a\u{0}b"});
+        let wrong = misfits(&definition(), given.as_object().unwrap());
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+        assert!(wrong[0].starts_with("the variable `number` cannot be stored: it has the character U+0000"));
     }
 }

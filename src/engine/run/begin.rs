@@ -66,9 +66,25 @@ pub fn misfit(variable: &Variable, value: &Value) -> Option<String> {
         VariableType::Object => value.is_object(),
         VariableType::Array => value.is_array(),
     };
-    (!fits).then(|| {
-        format!("the variable `{}` is of type {}, and here is {}", variable.name, variable.kind.name(), kind(value))
+    (!fits).then(|| match (variable.kind, value) {
+        (VariableType::Date, Value::String(text)) => format!(
+            "the variable `{}` is a date such as 2026-03-29 or 2026-03-29T09:00:00Z, and here is {}",
+            variable.name,
+            shortened(text)
+        ),
+        _ => {
+            format!("the variable `{}` is of type {}, and here is {}", variable.name, variable.kind.name(), kind(value))
+        }
     })
+}
+
+/// A text in quotes, if it is short; else its beginning.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 40;
+    match text.char_indices().nth(LONGEST) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}", format!("{}…", &text[..end])),
+    }
 }
 
 fn is_date(text: &str) -> bool {
@@ -93,7 +109,14 @@ mod tests {
             (VariableType::Array, json!([]), json!({})),
         ] {
             assert_eq!(misfit(&of(kind), &good), None);
-            assert!(misfit(&of(kind), &bad).unwrap().starts_with("the variable `v` is of type "), "{bad}");
+            assert!(misfit(&of(kind), &bad).unwrap().starts_with("the variable `v` is "), "{bad}");
         }
+        assert_eq!(
+            misfit(&of(VariableType::Date), &json!("29.3.2026")).unwrap(),
+            "the variable `v` is a date such as 2026-03-29 or 2026-03-29T09:00:00Z, and here is \"29.3.2026\""
+        );
+        let long = misfit(&of(VariableType::Date), &json!("é".repeat(1000))).unwrap();
+        assert!(long.ends_with("é…\"") && long.chars().count() < 130, "{long}");
+        assert!(misfit(&of(VariableType::Date), &json!(7)).unwrap().ends_with("is of type date, and here is a number"));
     }
 }

@@ -10,7 +10,7 @@ mod plan;
 mod settle;
 mod state;
 mod step;
-mod storable;
+pub mod storable;
 mod visit;
 
 pub use begin::misfit;

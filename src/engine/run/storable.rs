@@ -32,13 +32,24 @@ pub fn refusal(value: &Value) -> Option<&'static str> {
 
 const NUL: &str = "it has the character U+0000 in it, which PostgreSQL does not store";
 
+/// The first variable that cannot be stored, and why: its name counts, too.
+#[must_use]
+pub fn unstorable(variables: &Map<String, Value>) -> Option<(&str, &'static str)> {
+    let why = |name: &str, value| refusal(value).or_else(|| refusal_of_text(name));
+    variables.iter().find_map(|(name, value)| Some((name.as_str(), why(name, value)?)))
+}
+
+/// Why a text cannot be stored.
+#[must_use]
+pub fn refusal_of_text(text: &str) -> Option<&'static str> {
+    text.contains('\0').then_some(NUL)
+}
+
 /// Why variables cannot be set on top of those that are there.
 #[must_use]
 pub fn refusal_of(set: &Map<String, Value>, variables: &Map<String, Value>) -> Option<String> {
-    for (name, value) in set {
-        if let Some(why) = refusal(value) {
-            return Some(format!("the variable `{name}` cannot be stored: {why}"));
-        }
+    if let Some((name, why)) = unstorable(set) {
+        return Some(format!("the variable `{}` cannot be stored: {why}", name.escape_debug()));
     }
     if set.is_empty() {
         return None;
@@ -105,6 +116,8 @@ mod tests {
         assert!(refusal_of(&of("a", 600_000), &of("b", 600_000)).unwrap().contains("more than"));
         assert_eq!(refusal_of(&of("a", 600_000), &of("a", 600_000)), None);
         assert_eq!(refusal_of(&Map::new(), &of("b", 2_000_000)), None);
+        let why = refusal_of(&of("a\0", 1), &Map::new()).unwrap();
+        assert!(why.starts_with("the variable `a\\0` cannot be stored: it has the character U+0000"), "{why}");
     }
 
     #[test]

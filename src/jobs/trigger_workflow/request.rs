@@ -1,6 +1,9 @@
 //! What the data of a `trigger-workflow` job may say: our own scheduler's, and what others write.
 
-use crate::store::{definition::Reference, run::NewRun};
+use crate::{
+    engine::run::storable,
+    store::{definition::Reference, run::NewRun},
+};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -26,7 +29,7 @@ impl Request {
     /// A sentence for the job's failed reason.
     pub(super) fn read(data: &Value) -> Result<Request, String> {
         const WANTED: &str = "a trigger-workflow job says what to start: {\"scheduleId\": UUID}, or {\"definition\": NAME, \
-            \"variables\": {…}, \"submitterId\": ID}";
+            \"variables\": {…}, \"submitterId\": ID, \"useMocks\": true or false}";
         let Value::Object(fields) = data else { return Err(format!("{WANTED}; its data is no object")) };
         if let Some((name, value)) = given(fields, &["scheduleId"]) {
             let id = value.as_str().and_then(|text| text.parse().ok());
@@ -38,9 +41,16 @@ impl Request {
         let Some(definition) = value.as_str().filter(|text| !text.trim().is_empty()) else {
             return Err(format!("{WANTED}; its `{name}` is neither a definition's name nor a version's id"));
         };
+        let unstorable = |name: &str, why: &str| format!("{WANTED}; its `{name}` cannot be stored: {why}");
+        if let Some(why) = storable::refusal_of_text(definition) {
+            return Err(unstorable(name, why));
+        }
         let variables = match given(fields, &["variables"]) {
             None => Map::new(),
-            Some((_, Value::Object(variables))) => variables.clone(),
+            Some((name, Value::Object(variables))) => match storable::unstorable(variables) {
+                None => variables.clone(),
+                Some((_, why)) => return Err(unstorable(name, why)),
+            },
             Some(_) => return Err(format!("{WANTED}; its `variables` are no object")),
         };
         let use_mocks = match given(fields, &["useMocks"]) {
@@ -51,6 +61,9 @@ impl Request {
         let submitter_id = submitter(fields).map_err(|name| {
             format!("{WANTED}; its `{name}` is neither a person's id or address nor an object with one")
         })?;
+        if let Some(why) = submitter_id.as_deref().and_then(storable::refusal_of_text) {
+            return Err(unstorable("submitterId", why));
+        }
         let Ok(definition) = definition.trim().parse::<Reference>();
         Ok(Request::Definition(NewRun { variables, submitter_id, use_mocks, ..NewRun::new(definition, "") }))
     }
@@ -112,6 +125,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_in_one_sentence() {
+        let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
         for (data, says) in [
             (json!([]), "its data is no object"),
             (json!({}), "its data has neither"),
@@ -122,6 +136,11 @@ mod tests {
             (json!({"definition": "a", "variables": []}), "its `variables` are no object"),
             (json!({"definition": "a", "useMocks": "yes"}), "its `useMocks` is neither"),
             (json!({"definition": "a", "submitter": {}}), "its `submitter` is neither"),
+            (json!({"workflow": "a\u{0}"}), "its `workflow` cannot be stored: it has the character U+0000"),
+            (json!({"definition": "a", "submitter": {"id": "\u{0}"}}), "its `submitterId` cannot be stored"),
+            (json!({"definition": "a", "variables": {"b": ["\u{0}"]}}), "its `variables` cannot be stored"),
+            (json!({"definition": "a", "variables": {"\u{0}": 1}}), "its `variables` cannot be stored"),
+            (json!({"definition": "a", "variables": {"b": deep}}), "nested deeper than 64 levels"),
         ] {
             let why = Request::read(&data).unwrap_err();
             assert!(why.starts_with("a trigger-workflow job says what to start: ") && why.contains(says), "{why}");

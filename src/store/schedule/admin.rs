@@ -82,13 +82,6 @@ impl Store {
         Ok(client.execute(sql, &params).await? == 1)
     }
 
-    /// Whether a definition has an active version.
-    pub async fn has_active_version(&self, definition: &str) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let sql = "SELECT EXISTS (SELECT FROM workflow_definition WHERE name = $1 AND status = 'active')";
-        Ok(client.query_one(sql, &[&definition]).await?.try_get(0)?)
-    }
-
     /// All schedules by name, or the one of this name.
     pub async fn list_schedules(&self, name: Option<&str>) -> Result<Vec<Listed>, StoreError> {
         let client = self.client().await?;
