@@ -240,6 +240,9 @@ fn the_answers_to_a_form_become_variables() {
     let listed = fleet.flohctl(&["question", "list", "--to", "ada@example.org"]).stdout;
     assert!(listed.starts_with(&format!("{id} prompt Ada@Example.org, until ")), "{listed}");
     assert!(listed.contains("    floor (number, required): Which floor?"), "{listed}");
+    assert_eq!(fleet.flohctl(&["question", "list", "--run", &run[..8]]).stdout, listed);
+    let elsewhere = fleet.flohctl(&["question", "list", "--run", "00000000-0000-0000-0000-000000000000"]).stdout;
+    assert_eq!(elsewhere, "no question waits for an answer\n");
     for (arguments, code, words) in [
         (vec!["answer", &id, "{\"floor\": \"x\"}", "--as", "u-ada"], 1, "\"floor\" has to be a number"),
         (vec!["answer", &id, "{", "--as", "u-ada"], 64, "the answer is not JSON"),

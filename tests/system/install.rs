@@ -32,6 +32,9 @@ fn a_fresh_install_enables_the_target_and_breaks_nothing() {
     for linked in ["ring", "subtle", "refinery", "tokio"] {
         machine.ok(&format!("zgrep -q '^{linked} [0-9.]* (' /usr/share/doc/floh-worker/third-party-notices.gz"));
     }
+    // Documents as they are, so that README's links lead to them and the examples can be used.
+    machine.ok("test -f /usr/share/doc/floh-worker/README.md -a -f /usr/share/doc/floh-worker/docs/workflows.md");
+    machine.ok("flohctl workflow validate /usr/share/doc/floh-worker/examples/employee-onboarding.json");
     for program in ["floh-worker", "flohctl"] {
         assert!(machine.ok(&format!("{program} --version")).ends_with("~test1"));
     }

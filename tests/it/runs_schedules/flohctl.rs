@@ -2,6 +2,7 @@
 
 use super::{schedule, tiny};
 use crate::support::{Fleet, child::Finished};
+use serde_json::json;
 
 fn ended(finished: &Finished) -> (Option<i32>, String, String) {
     (finished.status.code(), finished.stdout.clone(), finished.stderr.clone())
@@ -61,11 +62,41 @@ fn schedules_are_made_listed_paused_resumed_and_removed() {
     assert!(out.ends_with(", last tick 2026-05-01 00:30:00 UTC skipped\n"), "{out}");
     assert_eq!(flohctl(&["schedule", "pause", "nightly"]).1, "the schedule nightly is paused\n");
     assert!(flohctl(&["schedule", "list"]).1.contains("    paused, last tick"));
+    let (code, out, err) = flohctl(&["schedule", "next", "nightly"]);
+    assert_eq!((code, out.lines().count(), err.as_str()), (Some(0), 5, "flohctl: the schedule nightly is paused\n"));
     assert!(flohctl(&["schedule", "resume", "nightly"]).1.starts_with("the schedule nightly goes on: next "));
     assert_eq!(flohctl(&["schedule", "remove", "nightly"]).1, "the schedule nightly is removed; its runs stay\n");
     for verb in ["pause", "resume", "remove", "next"] {
         let nobody = (Some(1), "there is no schedule nightly\n".to_string(), String::new());
         assert_eq!(flohctl(&["schedule", verb, "nightly"]), nobody, "{verb}");
+    }
+}
+
+#[test]
+fn variables_that_do_not_fit_the_active_version_are_warned_of() {
+    let fleet = Fleet::start();
+    fleet.define(&json!({
+        "name": "typed",
+        "variables": [{"name": "n", "type": "number", "required": true}],
+        "steps": [{"id": "start", "type": "start", "transitions": [{"on": "success", "to": "end"}]}, {"id": "end", "type": "end"}],
+    }));
+    for (name, variables, wanted) in [
+        ("a", "{\"n\": 1}", vec![]),
+        ("b", "{}", vec!["the variable `n` (number) is required"]),
+        (
+            "c",
+            "{\"n\": \"1\", \"m\": 2}",
+            vec![
+                "the variable `n` is of type number, and here is a text",
+                "the definition declares no variable `m`: it has n",
+            ],
+        ),
+    ] {
+        let add = ["schedule", "add", name, "--definition", "typed", "--cron", "30 2 * * *", "--variables", variables];
+        let (code, out, err) = ended(&fleet.flohctl(&add));
+        assert!(code == Some(0) && out.starts_with("the schedule "), "{out}{err}");
+        let said: Vec<&str> = err.lines().map(|line| line.strip_prefix("flohctl: typed@1: ").unwrap_or(line)).collect();
+        assert_eq!(said, wanted);
     }
 }
 
@@ -95,6 +126,10 @@ fn what_is_wrong_is_said_in_one_sentence_before_a_server_is_asked() {
         (&["--cron", "0 2 * * *", "--zone", "Mars/Base"], "the zone `Mars/Base` is not in the IANA database"),
         (&["--cron", "0 2 * * *", "--variables", "{"], "--variables {: it is not JSON: "),
         (&["--cron", "0 2 * * *", "--variables", "[1]"], "--variables [1]: it is no JSON object"),
+        (
+            &["--cron", "0 2 * * *", "--variables", r#"{"a": "\u0000"}"#],
+            "--variables: the variable `a` cannot be stored: it has the character U+0000",
+        ),
     ] {
         let finished =
             fleet.flohctl_with(&[&add[..], arguments].concat(), &[("DB_PORT", "1"), ("DB_HOST", "127.0.0.1")]);

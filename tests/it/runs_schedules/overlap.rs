@@ -90,6 +90,58 @@ async fn queue_lets_one_go_after_the_other_however_each_ends() {
     assert_eq!(wake_ups(&table, id).await, "3");
 }
 
+/// Lets the run of an hour go on, as `flohctl run retry` does; or what the database says.
+async fn retry(table: &Table, id: Uuid, hour: u8) -> Result<(), String> {
+    let sql = format!(
+        "SET search_path = floh_worker; SELECT retry_run(id) FROM workflow_run
+            WHERE schedule_id = '{id}' AND tick_at = '2026-05-01T0{hour}:00:00Z'"
+    );
+    let done = table.server.session("floh").await.batch_execute(&sql).await;
+    done.map_err(|error| error.as_db_error().unwrap().message().to_string())
+}
+
+#[tokio::test]
+async fn a_failed_run_that_is_tried_again_goes_on_as_the_schedule_says() {
+    let table = Table::start().await;
+    let id = three_ticks(&table, "allow").await;
+    end(&table, id, 1, "failed").await;
+    retry(&table, id, 1).await.unwrap();
+    assert_eq!(runs(&table, id).await, ["pending f", "pending f", "pending f"]);
+
+    let id = three_ticks(&table, "skip").await;
+    end(&table, id, 1, "failed").await;
+    let tick = "2026-05-01T04:00:00Z";
+    table.fire(id, tick, Asked::Tick(at(tick))).await.unwrap();
+    let live = format!("SELECT id FROM workflow_run WHERE schedule_id = '{id}' AND status = 'pending'");
+    let live = table.sql(&live).await[0][0].clone();
+    let why = retry(&table, id, 1).await.unwrap_err();
+    assert!(why.contains(&format!("run {live} of the same schedule has not ended")), "{why}");
+    assert_eq!(runs(&table, id).await, ["failed f", "pending f"]);
+    end(&table, id, 4, "completed").await;
+    retry(&table, id, 1).await.unwrap();
+    assert_eq!(runs(&table, id).await, ["pending f", "completed f"]);
+
+    let id = three_ticks(&table, "queue").await;
+    let failed = format!(
+        "INSERT INTO workflow_step (run_id, step_id, type, status) SELECT id, 'a', 'transform', 'failed' FROM workflow_run
+            WHERE schedule_id = '{id}' AND NOT held_back;
+         UPDATE workflow_run SET current_step = 'a' WHERE schedule_id = '{id}' AND NOT held_back"
+    );
+    table.sql(&failed).await;
+    end(&table, id, 1, "failed").await;
+    retry(&table, id, 1).await.unwrap();
+    assert_eq!(runs(&table, id).await, ["pending t", "pending f", "pending t"]);
+    assert_eq!(wake_ups(&table, id).await, "2");
+    end(&table, id, 2, "completed").await;
+    assert_eq!(runs(&table, id).await, ["pending f", "completed f", "pending t"]);
+    assert_eq!(wake_ups(&table, id).await, "3");
+    let visits = format!(
+        "SELECT visit, s.status FROM workflow_step s JOIN workflow_run r ON r.id = s.run_id
+            WHERE schedule_id = '{id}' ORDER BY visit"
+    );
+    assert_eq!(table.sql(&visits).await, [["1", "failed"], ["2", "running"]]);
+}
+
 /// Many sessions fire the same ticks and end the runs at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ticks_and_ends_at_the_same_time_lose_nothing_and_lock_nobody_out() {
