@@ -12,7 +12,9 @@ CREATE TABLE connector_definition (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     -- Where a definition says `delay`, a run waits.
-    CHECK (name <> 'delay' OR type = 'delay')
+    CHECK (name <> 'delay' OR type = 'delay'),
+    -- Where it says `http`, it says all of the call itself, which is checked when the definition is published.
+    CONSTRAINT http_is_built_in CHECK (name <> 'http')
 );
 
 CREATE TRIGGER touch_updated_at BEFORE UPDATE ON connector_definition

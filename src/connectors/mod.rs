@@ -12,7 +12,7 @@ pub mod secrets;
 mod tls;
 
 pub use hosts::Hosts;
-pub use http::check as check_http;
+pub use http::{REQUEST, WrongParam, check as check_http, check_request};
 
 use crate::{config::ConnectorsConfig, store::connector::ConnectorRow};
 use chrono::{DateTime, Utc};

@@ -6,10 +6,10 @@
 use super::{
     finding::{Findings, Place},
     path::{Path, kind},
-    template,
+    template::{self, Template},
 };
 use chrono::{DateTime, NaiveDate};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use std::cmp::Ordering;
 
 /// The comparisons by their names.
@@ -143,11 +143,11 @@ impl Condition {
         }
     }
 
-    /// Every path that is asked for without `exists`, and so has to lead somewhere.
-    pub fn needed<'a>(&'a self, paths: &mut Vec<&'a Path>) {
+    /// Every path that is compared, also by `exists`: a variable that is never there is a mistake there, too.
+    pub fn paths<'a>(&'a self, paths: &mut Vec<&'a Path>) {
         match self {
-            Condition::And(parts) | Condition::Or(parts) => parts.iter().for_each(|part| part.needed(paths)),
-            Condition::Not(part) => part.needed(paths),
+            Condition::And(parts) | Condition::Or(parts) => parts.iter().for_each(|part| part.paths(paths)),
+            Condition::Not(part) => part.paths(paths),
             Condition::Compare { path, .. } => paths.push(path),
         }
     }
@@ -169,10 +169,8 @@ impl Comparison {
                 Value::Array(list) => Ok(list.iter().any(|one| same(one, value))),
                 _ => unfit("in"),
             },
-            Comparison::GreaterThan => {
-                order(value, with).map_or_else(|| unfit("greaterThan"), |o| Ok(o == Ordering::Greater))
-            }
-            Comparison::LessThan => order(value, with).map_or_else(|| unfit("lessThan"), |o| Ok(o == Ordering::Less)),
+            Comparison::GreaterThan => ordered(value, with).map(|order| order == Ordering::Greater),
+            Comparison::LessThan => ordered(value, with).map(|order| order == Ordering::Less),
         }
     }
 }
@@ -209,10 +207,12 @@ fn compare(members: &Map<String, Value>, place: &Place, findings: &mut Findings)
         return None;
     };
     let wrong = match comparison {
-        Comparison::Exists if !with.is_boolean() => Some("`exists` is true or false"),
-        Comparison::In if !with.is_array() && !with.is_string() => Some("`in` names a list, or a template of one"),
-        Comparison::GreaterThan | Comparison::LessThan if !with.is_number() && !with.is_string() => {
-            Some("only numbers and dates are greater or less")
+        Comparison::Exists if !with.is_boolean() => Some("`exists` is true or false".to_string()),
+        Comparison::In if !may_be_list(with) => {
+            Some("`in` names a list, or a template that is one path to a list and nothing else".to_string())
+        }
+        Comparison::GreaterThan | Comparison::LessThan if !may_have_order(with) => {
+            Some(format!("{} is neither a number nor a date such as 2026-03-29", shown(with)))
         }
         _ => None,
     };
@@ -223,10 +223,30 @@ fn compare(members: &Map<String, Value>, place: &Place, findings: &mut Findings)
     Some(Condition::Compare { path: path?, comparison: *comparison, with: with.clone() })
 }
 
+/// Whether it is a list, or may be one when it is filled in. What is wrong with a template is said elsewhere.
+fn may_be_list(with: &Value) -> bool {
+    match with {
+        Value::Array(_) => true,
+        Value::String(text) => Template::parse(text).map_or(true, |template| template.is_value()),
+        _ => false,
+    }
+}
+
+/// Whether it is a number or a date, or may be one when it is filled in.
+fn may_have_order(with: &Value) -> bool {
+    match with {
+        Value::Number(_) => true,
+        Value::String(text) => {
+            date(text).is_some() || Template::parse(text).map_or(true, |template| template.paths().next().is_some())
+        }
+        _ => false,
+    }
+}
+
 /// The same JSON, numbers by value.
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
-        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
+        (Value::Number(one), Value::Number(other)) => numbers(one, other) == Some(Ordering::Equal),
         (Value::Array(one), Value::Array(other)) => {
             one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
         }
@@ -238,11 +258,48 @@ fn same(one: &Value, other: &Value) -> bool {
 }
 
 /// Two numbers, or two dates (`2026-03-29` or with a time and an offset).
-fn order(one: &Value, other: &Value) -> Option<Ordering> {
-    match (one, other) {
-        (Value::Number(one), Value::Number(other)) => one.as_f64()?.partial_cmp(&other.as_f64()?),
-        (Value::String(one), Value::String(other)) => Some(date(one)?.cmp(&date(other)?)),
+fn ordered(one: &Value, other: &Value) -> Result<Ordering, String> {
+    let order = match (one, other) {
+        (Value::Number(one), Value::Number(other)) => numbers(one, other),
+        (Value::String(one), Value::String(other)) => date(one).zip(date(other)).map(|(one, other)| one.cmp(&other)),
         _ => None,
+    };
+    order.ok_or_else(|| {
+        format!("only two numbers or two dates are greater or less, and here are {} and {}", shown(one), shown(other))
+    })
+}
+
+/// By value, all digits of whole numbers: ids are numbers, too.
+fn numbers(one: &Number, other: &Number) -> Option<Ordering> {
+    let whole = |number: &Number| number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+    match (whole(one), whole(other)) {
+        (Some(one), Some(other)) => Some(one.cmp(&other)),
+        (Some(one), None) => whole_and_broken(one, other.as_f64()?),
+        (None, Some(other)) => whole_and_broken(other, one.as_f64()?).map(Ordering::reverse),
+        (None, None) => one.as_f64()?.partial_cmp(&other.as_f64()?),
+    }
+}
+
+/// Without making either what the other is, where that would round it.
+fn whole_and_broken(whole: i128, broken: f64) -> Option<Ordering> {
+    // Beyond what an i128 can be it becomes the last one, which is beyond every whole number here, too.
+    let below = broken.floor() as i128;
+    let rest = broken - broken.floor();
+    Some(whole.cmp(&below).then(if rest > 0.0 { Ordering::Less } else { Ordering::Equal }))
+}
+
+/// A value's kind, and itself where it is short.
+fn shown(value: &Value) -> String {
+    const LONGEST: usize = 40;
+    let what = kind(value);
+    match value {
+        Value::String(text) if text.chars().count() > LONGEST => {
+            format!("{what} that begins with {:?}", text.chars().take(LONGEST).collect::<String>())
+        }
+        Value::String(text) => format!("{what} {text:?}"),
+        Value::Number(number) => format!("{what} {number}"),
+        Value::Bool(flag) => format!("{what} {flag}"),
+        Value::Null | Value::Array(_) | Value::Object(_) => what.to_string(),
     }
 }
 
@@ -307,18 +364,65 @@ mod tests {
             (json!({"variable": "user.mail", "equals": 1}), "`user.mail` has no value"),
             (json!({"variable": "wanted", "equals": "{{user.mail}}"}), "`user.mail` has no value"),
             (
-                json!({"variable": "user.level", "greaterThan": "2"}),
-                "a number and a text cannot be compared by greaterThan",
+                json!({"variable": "user.level", "greaterThan": "2026-01-01"}),
+                "only two numbers or two dates are greater or less, and here are a number 3 and a text \"2026-01-01\"",
             ),
             (
                 json!({"variable": "wanted", "lessThan": "2026-01-01"}),
-                "a text and a text cannot be compared by lessThan",
+                "greater or less, and here are a text \"Sales\" and a text \"2026-01-01\"",
             ),
+            (json!({"variable": "user.since", "lessThan": "{{user.roles}}"}), "a text \"2026-03-29\" and a list"),
             (json!({"variable": "user.level", "contains": 3}), "cannot be compared by contains"),
             (json!({"variable": "user.level", "in": "{{wanted}}"}), "cannot be compared by in"),
         ] {
             let why = holds(condition.clone()).unwrap_err();
             assert!(why.contains(words), "{condition}: {why}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_compared_to_their_last_digit() {
+        let ordered = |one: Value, other: Value| ordered(&one, &other).unwrap();
+        for (less, greater) in [
+            (json!(9_007_199_254_740_992_u64), json!(9_007_199_254_740_993_u64)),
+            (json!(9_007_199_254_740_992.0), json!(9_007_199_254_740_993_u64)),
+            (json!(-1), json!(u64::MAX)),
+            (json!(i64::MIN), json!(u64::MAX)),
+            (json!(u64::MAX), json!(1e300)),
+            (json!(-1e300), json!(i64::MIN)),
+            (json!(3), json!(3.5)),
+            (json!(-3.5), json!(-3)),
+            (json!(0.25), json!(0.5)),
+        ] {
+            assert_eq!(ordered(less.clone(), greater.clone()), Ordering::Less, "{less} {greater}");
+            assert_eq!(ordered(greater.clone(), less.clone()), Ordering::Greater, "{greater} {less}");
+            assert!(!same(&less, &greater), "{less} {greater}");
+        }
+        assert!(same(&json!(1), &json!(1.0)) && same(&json!(-0.0), &json!(0)));
+        assert!(same(&json!(9_007_199_254_740_992_u64), &json!(9_007_199_254_740_992.0)));
+    }
+
+    #[test]
+    fn what_can_never_hold_is_found() {
+        for (comparison, with, words) in [
+            ("in", json!("Sales"), "a template that is one path"),
+            ("in", json!("all of {{list}}"), "a template that is one path"),
+            ("greaterThan", json!("abc"), "a text \"abc\" is neither a number nor a date such as 2026-03-29"),
+            ("lessThan", json!("5"), "a text \"5\" is neither"),
+            ("lessThan", json!(true), "a boolean true is neither"),
+        ] {
+            let found = read(&json!({"variable": "a", comparison: with})).unwrap_err();
+            let place = format!("error BAD_CONDITION at if.{comparison}: ");
+            assert!(found.len() == 1 && found[0].starts_with(&place) && found[0].contains(words), "{with}: {found:?}");
+        }
+        for (comparison, with) in [
+            ("in", json!("{{list}}")),
+            ("in", json!(["Sales"])),
+            ("lessThan", json!("{{year}}-01-01")),
+            ("lessThan", json!("2026-03-29T01:00:00+02:00")),
+            ("greaterThan", json!(5)),
+        ] {
+            assert!(read(&json!({"variable": "a", comparison: with})).is_ok(), "{comparison} {with}");
         }
     }
 

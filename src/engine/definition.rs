@@ -6,11 +6,16 @@ use super::{
     finding::{Findings, Place},
     steps::{self, StepType},
 };
+use crate::store::definition::Reference;
 use serde_json::{Map, Value};
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, path::Path, time::Duration};
 
 /// The longest id of a step and name of a variable, bytes.
 const LONGEST_ID: usize = 64;
+/// The longest name of a definition, bytes: it is a line's beginning in lists, and a key of the database's index.
+const LONGEST_NAME: usize = 200;
+/// The longest pause between two tries of a step, which runs do not exceed however often it doubles.
+const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most steps of a definition, and the most variables.
 const MOST: usize = 1000;
 
@@ -135,7 +140,7 @@ pub struct Definition {
     pub ids: Vec<(String, Place)>,
     /// The variables.
     pub variables: Vec<Variable>,
-    /// How runs may be started: `manual`, `schedule`, `api`.
+    /// How runs are meant to be started: `manual`, `schedule`, `api`. It is for people; nothing depends on it.
     pub triggers: Vec<String>,
     /// What happens when a step fails.
     pub on_error: OnError,
@@ -146,18 +151,20 @@ const ON_ERROR: [(&str, OnError); 2] = [("stop", OnError::Stop), ("continue", On
 /// Reads a definition, as far as it can be read: what cannot is left out, and found.
 pub fn read(value: &Value, findings: &RefCell<Findings>) -> Definition {
     let Some(fields) = Fields::of(value, Place::default(), findings) else { return Definition::default() };
+    let name = fields.text("name");
+    if let Some(why) = name.and_then(refusal_of_name) {
+        fields.wrong("BAD_NAME", "name", why);
+    }
+    let steps = bounded(&fields, "steps");
     let definition = Definition {
-        name: fields.text("name").unwrap_or_default().to_string(),
+        name: name.unwrap_or_default().to_string(),
         category: fields.maybe_text("category").map(str::to_string),
         subject: fields.maybe_text("subjectVariable").map(str::to_string),
         on_error: fields.word("onError", &ON_ERROR).unwrap_or_default(),
         variables: bounded(&fields, "variables").into_iter().filter_map(|one| variable(one, findings)).collect(),
         triggers: fields.fields("trigger").map(triggers).unwrap_or_default(),
-        ids: bounded(&fields, "steps")
-            .iter()
-            .filter_map(|(step, place)| Some((id_of(step)?, place.field("id"))))
-            .collect(),
-        steps: fields.list("steps").into_iter().take(MOST).filter_map(|one| step(one, findings)).collect(),
+        ids: steps.iter().filter_map(|(step, place)| Some((id_of(step)?, place.field("id")))).collect(),
+        steps: steps.into_iter().filter_map(|one| step(one, findings)).collect(),
     };
     let _ = fields.maybe_text("description");
     if fields.need("steps").is_some_and(|steps| steps.as_array().is_some_and(Vec::is_empty)) {
@@ -165,6 +172,25 @@ pub fn read(value: &Value, findings: &RefCell<Findings>) -> Definition {
     }
     fields.done();
     definition
+}
+
+/// Why a definition cannot have this name: whoever asks for it by it would get something else, or nothing.
+fn refusal_of_name(name: &str) -> Option<String> {
+    if name == "-" || name.contains('/') || Path::new(name).extension().is_some_and(|ending| ending == "json") {
+        return Some(format!(
+            "a definition is not called `{name}`, because flohctl would look for a file: a name is not -, has no slash and \
+             does not end in .json"
+        ));
+    }
+    if !matches!(name.parse(), Ok(Reference::Name(_))) {
+        let why = "a definition is not called like a version or an id, because it could not be asked for";
+        return Some(format!("`{name}`: {why}"));
+    }
+    if name.len() > LONGEST_NAME {
+        return Some(format!("the name has {} bytes, and {LONGEST_NAME} at most are allowed", name.len()));
+    }
+    let control = name.chars().find(|one| one.is_control())?;
+    Some(format!("the name has the control character U+{:04X} in it", u32::from(control)))
 }
 
 fn bounded<'a>(fields: &Fields<'a>, name: &'static str) -> Vec<(&'a Value, Place)> {
@@ -231,19 +257,31 @@ fn step((value, place): (&Value, Place), findings: &RefCell<Findings>) -> Option
             Map::new()
         }
     };
-    let step = Step {
-        id: id.filter(|id| is_id(id))?.to_string(),
-        name,
-        kind: kind?,
-        config,
-        transitions,
-        retry: fields.fields("retry").map(retry),
-        timeout: fields.span("timeout"),
-        on_error: fields.word("onError", &ON_ERROR),
-        place: fields.place().clone(),
+    // Where a run begins and where it ends nothing is done that could fail.
+    let is_inert = kind.is_some_and(|kind| ["start", "end"].contains(&kind.name()));
+    if is_inert {
+        warn_of_inert(&fields);
+    }
+    let (retry, timeout, on_error) = match is_inert {
+        true => (None, None, None),
+        false => (
+            fields.fields("retry").map(|fields| retry(fields, kind)),
+            fields.span("timeout"),
+            fields.word("onError", &ON_ERROR),
+        ),
     };
+    let place = fields.place().clone();
     fields.done();
-    Some(step)
+    let id = id.filter(|id| is_id(id))?.to_string();
+    Some(Step { id, name, kind: kind?, config, transitions, retry, timeout, on_error, place })
+}
+
+fn warn_of_inert(fields: &Fields<'_>) {
+    for name in ["retry", "timeout", "onError"].into_iter().filter(|name| fields.get(name).is_some()) {
+        let message =
+            format!("`{name}` means nothing for `start` and `end`: they are over at once, and are not tried again");
+        fields.findings().borrow_mut().warning("UNKNOWN_FIELD", &fields.place_of(name), message);
+    }
 }
 
 fn id_of(step: &Value) -> Option<String> {
@@ -258,10 +296,21 @@ fn transition((value, place): (&Value, Place), findings: &RefCell<Findings>) -> 
     Some(transition)
 }
 
-fn retry(fields: Fields<'_>) -> Retry {
+/// Where it does not say how often, a type that is tried again anyway is tried as often as that.
+fn retry(fields: Fields<'_>, kind: Option<&dyn StepType>) -> Retry {
+    let usual = kind.and_then(StepType::retry).map(|usual| usual.attempts);
+    if let (None, None, Some(kind)) = (fields.get("attempts"), usual, kind) {
+        let message = format!("`attempts` is missing: how often a step of type `{}` is tried in all", kind.name());
+        fields.wrong("MISSING", "attempts", message);
+    }
+    let attempts = fields.number("attempts", 1..=20).and_then(|attempts| u32::try_from(attempts).ok());
+    let delay = fields.span("delay");
+    if delay.is_some_and(|delay| delay > LONGEST_DELAY) {
+        fields.wrong("WRONG_VALUE", "delay", "`delay` is a day at most: no pause between two tries is longer");
+    }
     let retry = Retry {
-        attempts: fields.number("attempts", 1..=20).and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1),
-        delay: fields.span("delay").unwrap_or(Duration::from_secs(5)),
+        attempts: attempts.or(usual).unwrap_or(1),
+        delay: delay.unwrap_or(Duration::from_secs(5)),
         doubles: fields.word("backoff", &[("fixed", false), ("exponential", true)]).unwrap_or(true),
     };
     fields.done();

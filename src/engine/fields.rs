@@ -14,13 +14,16 @@ pub struct Fields<'a> {
     place: Place,
     findings: &'a RefCell<Findings>,
     known: RefCell<BTreeSet<&'static str>>,
+    wrong: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Fields<'a> {
     /// Of the value, if it is an object.
     pub fn of(value: &'a Value, place: Place, findings: &'a RefCell<Findings>) -> Option<Fields<'a>> {
         match value.as_object() {
-            Some(members) => Some(Fields { members, place, findings, known: RefCell::default() }),
+            Some(members) => {
+                Some(Fields { members, place, findings, known: RefCell::default(), wrong: RefCell::default() })
+            }
             None => {
                 findings.borrow_mut().error("WRONG_KIND", &place, format!("expected an object, found {}", kind(value)));
                 None
@@ -40,8 +43,13 @@ impl<'a> Fields<'a> {
         self.place.field(name)
     }
 
-    /// Notes what is wrong with a member.
+    /// Notes what is wrong with a member. One of which something is wrong already is there, so it is not missing; and if it is
+    /// read twice, its kind is wrong once.
     pub fn wrong(&self, code: &'static str, name: &str, message: impl Into<String>) {
+        let is_first = self.wrong.borrow_mut().insert(name.to_string());
+        if !is_first && ["MISSING", "WRONG_KIND"].contains(&code) {
+            return;
+        }
         self.findings.borrow_mut().error(code, &self.place_of(name), message);
     }
 
@@ -165,11 +173,11 @@ impl<'a> Fields<'a> {
         for (value, place) in self.list(name) {
             match value.as_str() {
                 Some(text) if !text.trim().is_empty() => texts.push(text),
-                _ => self.findings.borrow_mut().error(
-                    "WRONG_KIND",
-                    &place,
-                    "a text is expected here, and not an empty one",
-                ),
+                _ => {
+                    self.wrong.borrow_mut().insert(name.to_string());
+                    let message = "a text is expected here, and not an empty one";
+                    self.findings.borrow_mut().error("WRONG_KIND", &place, message);
+                }
             }
         }
         texts

@@ -89,10 +89,9 @@ impl Findings {
         self.0.iter().any(|finding| finding.severity == Severity::Error)
     }
 
-    /// Whether one of these was found.
-    #[must_use]
-    pub fn has_any_of(&self, codes: &[&str]) -> bool {
-        self.0.iter().any(|finding| codes.contains(&finding.code))
+    /// What was found so far, in the order in which it was found.
+    pub fn iter(&self) -> impl Iterator<Item = &Finding> {
+        self.0.iter()
     }
 
     /// The findings, errors first, each kind in the order in which they were found.

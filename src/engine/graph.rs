@@ -1,7 +1,7 @@
 //! The steps of a definition as a graph: numbers for steps, in the order of the file.
 
 use super::definition::Definition;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Edges in both directions, each with its outcome.
 pub struct Graph<'a> {
@@ -10,11 +10,15 @@ pub struct Graph<'a> {
 }
 
 impl<'a> Graph<'a> {
-    /// Of a definition whose ids are unique. An edge to a step that does not exist is none.
+    /// Of a definition. An edge to a step that does not exist is none, and neither is one to an id that several steps have.
     #[must_use]
     pub fn of(definition: &'a Definition) -> Graph<'a> {
-        let numbers: BTreeMap<&str, usize> =
+        let mut numbers: BTreeMap<&str, usize> =
             definition.steps.iter().enumerate().map(|(number, step)| (step.id.as_str(), number)).collect();
+        let mut ids = BTreeSet::new();
+        for (id, _) in definition.ids.iter().filter(|(id, _)| !ids.insert(id.as_str())) {
+            numbers.remove(id.as_str());
+        }
         let mut graph =
             Graph { after: vec![Vec::new(); definition.steps.len()], before: vec![Vec::new(); definition.steps.len()] };
         for (from, step) in definition.steps.iter().enumerate() {

@@ -1,11 +1,12 @@
 //! Whether the parts of a definition fit together: its graph, its templates and its variables.
 
+mod ways;
+
 use super::{
     condition::Condition,
     definition::{Definition, Step, read},
     fields::Fields,
     finding::{Finding, Findings, Place},
-    graph::Graph,
     path::Path,
     template::Template,
 };
@@ -27,7 +28,8 @@ pub fn validate(document: &Value) -> (Definition, Vec<Finding>) {
     check_ids(&definition, &mut findings);
     check_edges(&definition, &mut findings);
     check_variables(&definition, &mut findings);
-    check_graph(document, &definition, &mut findings);
+    ways::check(document, &definition, &mut findings);
+    check_texts(document, &mut findings);
     (definition, findings.into_list())
 }
 
@@ -87,7 +89,7 @@ fn check_edges(definition: &Definition, findings: &mut Findings) {
     }
 }
 
-/// Every variable that is asked for is declared, built in, or set by a step.
+/// Every variable that is asked for is declared, built in, or set by a step; and no step sets one that is built in.
 fn check_variables(definition: &Definition, findings: &mut Findings) {
     let set: Vec<String> = definition.steps.iter().flat_map(|step| step.kind.outputs(&step.config)).collect();
     let known: BTreeSet<&str> = BUILT_IN
@@ -100,14 +102,83 @@ fn check_variables(definition: &Definition, findings: &mut Findings) {
         findings.error("UNDECLARED_VARIABLE", &Place::default().field("subjectVariable"), message);
     }
     for step in &definition.steps {
+        let outputs: BTreeSet<String> = step.kind.outputs(&step.config).into_iter().collect();
+        for name in outputs.iter().filter(|name| BUILT_IN.contains(&name.as_str())) {
+            let message = format!("every run has a variable `{name}`, which no step can set; choose another name");
+            findings.error("BAD_NAME", &place_of_output(step, name), message);
+        }
         for (name, value) in step.config.iter().filter(|(name, _)| !step.kind.plain().contains(&name.as_str())) {
             check_templates(value, &step.place.field("config").field(name), &known, findings);
+        }
+        for (condition, place) in conditions(step) {
+            check_condition(condition, &place, &known, findings);
         }
         for (name, variable) in step.kind.asks(&step.config) {
             if !known.contains(variable.as_str()) {
                 let message = format!("`{variable}` is neither declared nor set by a step");
                 findings.error("UNDECLARED_VARIABLE", &step.place.field("config").field(name), message);
             }
+        }
+    }
+}
+
+/// Where a step says that it sets this variable.
+fn place_of_output(step: &Step, name: &str) -> Place {
+    let place = step.place.field("config");
+    let index = |list: &str, is_it: &dyn Fn(&Value) -> bool| {
+        step.config
+            .get(list)
+            .and_then(Value::as_array)?
+            .iter()
+            .position(is_it)
+            .map(|index| place.field(list).index(index))
+    };
+    if step.config.get("output").is_some_and(|output| output == name) {
+        return place.field("output");
+    }
+    if step.config.get("outputs").is_some_and(|outputs| outputs.get(name).is_some()) {
+        return place.field("outputs").field(name);
+    }
+    index("outputs", &|one| one == name)
+        .or_else(|| Some(index("fields", &|one| one.get("name").is_some_and(|one| one == name))?.field("name")))
+        .unwrap_or(place)
+}
+
+/// The conditions of a step. An object that looks like one elsewhere, in what is sent to another system, is none.
+fn conditions(step: &Step) -> Vec<(&Value, Place)> {
+    let place = step.place.field("config");
+    match step.kind.name() {
+        "condition" => step.config.get("if").map(|one| (one, place.field("if"))).into_iter().collect(),
+        "case" => {
+            let cases = step.config.get("cases").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let place = |index| place.field("cases").index(index).field("when");
+            cases.iter().enumerate().filter_map(|(index, case)| Some((case.get("when")?, place(index)))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A condition names its variables outright, and not by templates.
+fn check_condition(value: &Value, place: &Place, known: &BTreeSet<&str>, findings: &mut Findings) {
+    let Some(members) = value.as_object() else { return };
+    if members.contains_key("variable") {
+        let mut paths = Vec::new();
+        // What is wrong with it otherwise is found already.
+        if let Some(condition) = Condition::read(value, place, &mut Findings::default()) {
+            condition.paths(&mut paths);
+            paths.into_iter().for_each(|path| check_path(path, &place.field("variable"), known, findings));
+        }
+        return;
+    }
+    for (name, parts) in members {
+        let place = place.field(name);
+        match (name.as_str(), parts) {
+            ("and" | "or", Value::Array(parts)) => parts
+                .iter()
+                .enumerate()
+                .for_each(|(index, part)| check_condition(part, &place.index(index), known, findings)),
+            ("not", part) => check_condition(part, &place, known, findings),
+            _ => {}
         }
     }
 }
@@ -123,15 +194,6 @@ fn check_templates(value: &Value, place: &Place, known: &BTreeSet<&str>, finding
             .enumerate()
             .for_each(|(index, value)| check_templates(value, &place.index(index), known, findings)),
         Value::Object(members) => {
-            // A condition names its variable outright.
-            let mut ignored = Findings::default();
-            if members.contains_key("variable")
-                && let Some(condition) = Condition::read(value, place, &mut ignored)
-            {
-                let mut paths = Vec::new();
-                condition.needed(&mut paths);
-                paths.into_iter().for_each(|path| check_path(path, &place.field("variable"), known, findings));
-            }
             members.iter().for_each(|(name, value)| check_templates(value, &place.field(name), known, findings));
         }
         _ => {}
@@ -146,62 +208,33 @@ fn check_path(path: &Path, place: &Place, known: &BTreeSet<&str>, findings: &mut
     }
 }
 
-/// What is wrong with a graph is said beside everything else, as far as it is known. Of one with holes the rest would be
-/// guesses: a step that could not be read may be the start, and an edge that is wrong the only way.
-fn check_graph(document: &Value, definition: &Definition, findings: &mut Findings) {
-    let steps = &definition.steps;
-    let written = document.get("steps").and_then(Value::as_array).map_or(0, Vec::len);
-    if steps.is_empty() || steps.len() != written || findings.has_any_of(&["DUPLICATE_STEP"]) {
-        return;
-    }
-    let graph = Graph::of(definition);
-    let starts: Vec<usize> = (0..steps.len()).filter(|index| steps[*index].kind.name() == "start").collect();
-    let place = Place::default().field("steps");
-    match starts[..] {
-        [] => findings.error("NO_START", &place, "there is no step of type `start`"),
-        [_] => {}
-        [_, second, ..] => findings.error("SEVERAL_STARTS", &steps[second].place, "a definition has one `start`"),
-    }
-    if !steps.iter().any(|step| step.kind.name() == "end") {
-        findings.error("NO_END", &place, "there is no step of type `end`");
-    }
-    let is_whole = !findings.has_any_of(&["UNKNOWN_STEP", "BAD_OUTCOME", "MISSING_EDGE", "DUPLICATE_EDGE"]);
-    if let [start] = starts[..]
-        && is_whole
-    {
-        let reached = graph.reached_from(start);
-        for (step, _) in steps.iter().zip(reached).filter(|(_, reached)| !reached) {
-            findings.error("UNREACHABLE_STEP", &step.place, format!("no way leads from `start` to `{}`", step.id));
+/// PostgreSQL keeps every character but one. Where something else is wrong with a text, that is all that is said of it.
+fn check_texts(document: &Value, findings: &mut Findings) {
+    let known: BTreeSet<String> = findings.iter().map(|finding| finding.place.clone()).collect();
+    let mut open = vec![(document, Place::default())];
+    while let Some((value, place)) = open.pop() {
+        let has_it = |text: &str| text.contains('\0') && !known.contains(&place.to_string());
+        match value {
+            Value::String(text) if has_it(text) => findings.error("WRONG_VALUE", &place, NUL),
+            Value::Array(list) => {
+                open.extend(list.iter().enumerate().map(|(index, value)| (value, place.index(index))).rev());
+            }
+            Value::Object(members) => {
+                for (name, value) in members.iter().rev() {
+                    let place = place.field(name);
+                    if name.contains('\0') {
+                        findings.error("WRONG_VALUE", &place, NUL);
+                    }
+                    open.push((value, place));
+                }
+            }
+            _ => {}
         }
     }
-    // A step that waits does not do so where it fails.
-    for cycle in graph.cycles(|from, on| on == "error" || !steps[from].kind.waits(&steps[from].config)) {
-        let ids: Vec<&str> = cycle.iter().map(|index| steps[*index].id.as_str()).collect();
-        let message = format!(
-            "{} can go round for ever: somewhere on the way a step has to wait for a person or a time",
-            ids.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
-        );
-        findings.error("CYCLE_WITHOUT_WAIT", &steps[cycle[0]].place, message);
-    }
-    check_provisioning(definition, &graph, findings);
 }
 
-/// A connector that runs after another one has changed something: where it fails, somebody has to know what to undo.
-fn check_provisioning(definition: &Definition, graph: &Graph, findings: &mut Findings) {
-    let steps = &definition.steps;
-    let provisions = |step: &Step| step.kind.name() == "connector" && !step.kind.waits(&step.config);
-    for (index, step) in steps.iter().enumerate() {
-        let after_another = || graph.before(index).any(|(before, on)| on == "success" && provisions(&steps[before]));
-        let has_edge = step.transitions.iter().any(|transition| transition.on == "error");
-        if provisions(step) && !has_edge && after_another() {
-            let message = format!(
-                "`{}` follows another connector and has no edge for `error`: where it fails, what the one before has done stays",
-                step.id
-            );
-            findings.warning("PROVISIONING_CHAIN_NO_ERROR_EDGE", &step.place, message);
-        }
-    }
-}
+/// What is said of it.
+const NUL: &str = "it has the character U+0000 in it, which PostgreSQL does not store";
 
 #[cfg(test)]
 mod tests;

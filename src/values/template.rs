@@ -68,6 +68,12 @@ impl Template {
         })
     }
 
+    /// Whether it is one path and nothing else, and so keeps the type of the value.
+    #[must_use]
+    pub fn is_value(&self) -> bool {
+        matches!(self.0[..], [Piece::Value(_)])
+    }
+
     /// Fills it in. A template that is one path and nothing else keeps the value's type; in a text, objects and lists are
     /// written as JSON.
     ///

@@ -16,11 +16,12 @@ use config::HttpConfig;
 use futures_util::future::BoxFuture;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use request::Request;
+pub use request::{WrongParam, check as check_request};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 /// The command in which the step says everything.
-const REQUEST: &str = "request";
+pub const REQUEST: &str = "request";
 
 /// What is encoded in a value that becomes a part of a path: it is one segment, whatever is in it.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');

@@ -130,6 +130,50 @@ impl Request {
     }
 }
 
+/// What is wrong with a parameter of the built-in's `request`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongParam {
+    /// The code of a finding.
+    pub code: &'static str,
+    /// Which one.
+    pub param: String,
+    /// One sentence.
+    pub message: String,
+}
+
+/// Finds everything that is wrong with the parameters of a `request` of the built-in, before anything is called. One with a
+/// template in it stands for a right value.
+#[must_use]
+pub fn check(params: &Map<String, Value>) -> Vec<WrongParam> {
+    let call = Call {
+        command: super::REQUEST,
+        params,
+        idempotency_key: "",
+        deadline: tokio::time::Instant::now(),
+        now: chrono::Utc::now(),
+    };
+    let (config, beginning) = (HttpConfig::default(), format!("the call of `{}`: ", call.command));
+    let mut found = Vec::new();
+    if params.get("url").is_none_or(Value::is_null) {
+        let message = format!("`{}` needs `url`", call.command);
+        found.push(WrongParam { code: "MISSING", param: "url".into(), message });
+    }
+    // Each by itself, as a call reads it.
+    for (name, value) in params.iter().filter(|(_, value)| !value.to_string().contains("{{")) {
+        let mut spec = Map::from_iter([("url".to_string(), Value::from("https://example.org/"))]);
+        spec.insert(name.clone(), value.clone());
+        if name == "url" && value.is_null() {
+            continue;
+        }
+        if let Err(failure) = Request::read(&spec, &config, &call, false, &mut Scrub::default()) {
+            let code = if REQUEST.contains(&name.as_str()) { "WRONG_VALUE" } else { "UNKNOWN_FIELD" };
+            let message = failure.message.strip_prefix(&beginning).unwrap_or(&failure.message).to_string();
+            found.push(WrongParam { code, param: name.clone(), message });
+        }
+    }
+    found
+}
+
 fn default_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));

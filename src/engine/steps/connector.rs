@@ -2,7 +2,7 @@
 
 use super::{StepType, needed, words};
 use crate::{
-    connectors::{Answer, Call, DELAY, Failure, Reply, Request, delay, outputs},
+    connectors::{Answer, Call, DELAY, Failure, HTTP, REQUEST, Reply, Request, check_request, delay, outputs},
     engine::{
         definition::{Retry, is_name},
         fields::Fields,
@@ -43,6 +43,15 @@ impl StepType for Connector {
         });
         if let Some(command) = command.filter(|_| connector == Some(DELAY) && !is_data(mock)) {
             check_delay(config, command);
+        }
+        if let Some(command) = command.filter(|_| connector == Some(HTTP) && !is_data(mock)) {
+            check_http(config, command);
+        }
+        let of_mock = mock.and_then(|mock| mock.get("outputVariables")).and_then(Value::as_object);
+        for name in of_mock.into_iter().flat_map(Map::keys).filter(|name| !is_name(name)) {
+            let place = config.place_of("mock").field("outputVariables").field(name);
+            let message = format!("`{name}` is no name of a variable");
+            config.findings().borrow_mut().error("BAD_NAME", &place, message);
         }
         let Some(outputs) = config.fields("outputs") else { return };
         for (name, path) in outputs.all() {
@@ -215,6 +224,23 @@ fn check_delay(config: &Fields<'_>, command: &str) {
     }
 }
 
+/// What can be known of a call by the built-in beforehand: everything that is no template.
+fn check_http(config: &Fields<'_>, command: &str) {
+    if command.contains("{{") || config.get("params").is_some_and(|params| !params.is_object()) {
+        return;
+    }
+    if command != REQUEST {
+        let message = format!("`{HTTP}` has no command `{command}`; it has `{REQUEST}`");
+        return config.wrong("UNKNOWN_COMMAND", "command", message);
+    }
+    let Some(params) = config.fields("params") else {
+        return config.wrong("MISSING", "params", format!("`{REQUEST}` of `{HTTP}` needs `params` with an `url`"));
+    };
+    for wrong in check_request(params.all()) {
+        params.wrong(wrong.code, &wrong.param, wrong.message);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +281,42 @@ mod tests {
         }
         // An answer that is given is not computed.
         assert_eq!(check(json!({"connectorId": "delay", "command": "wait", "mock": {}})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_can_be_known_of_a_request_is_checked_beforehand() {
+        let http =
+            |command: &str, params: Value| check(json!({"connectorId": "http", "command": command, "params": params}));
+        for params in [
+            json!({"url": "https://example.org/a", "method": "post", "body": [1], "expectedStatus": [200, "4xx"]}),
+            json!({"url": "{{url}}", "method": "{{method}}", "headers": {"X-{{a}}": "{{b}}"}, "timeout": "{{t}}"}),
+            json!({"url": "https://{{host}}/", "auth": {"type": "bearer", "token": "{{token}}"}, "query": {"a": [1, "b"]}}),
+        ] {
+            assert_eq!(http("request", params.clone()), Vec::<String>::new(), "{params}");
+        }
+        let url = "https://example.org/";
+        for (params, found) in [
+            (json!({}), "MISSING params.url"),
+            (json!({"url": null}), "MISSING params.url"),
+            (Value::Null, "MISSING params"),
+            (json!("x"), "WRONG_KIND params"),
+            (json!({"url": 5}), "WRONG_VALUE params.url"),
+            (json!({"url": "example.org"}), "WRONG_VALUE params.url"),
+            (json!({"url": url, "method": "FETCH"}), "WRONG_VALUE params.method"),
+            (json!({"url": url, "metod": "POST"}), "UNKNOWN_FIELD params.metod"),
+            (json!({"url": url, "path": "a"}), "WRONG_VALUE params.path"),
+            (json!({"url": url, "headers": {"Host": "x"}}), "WRONG_VALUE params.headers"),
+            (json!({"url": url, "auth": {"type": "key"}}), "WRONG_VALUE params.auth"),
+            (json!({"url": url, "expectedStatus": "ok"}), "WRONG_VALUE params.expectedStatus"),
+            (json!({"url": url, "timeout": "1h"}), "WRONG_VALUE params.timeout"),
+        ] {
+            assert_eq!(http("request", params.clone()), [found], "{params}");
+        }
+        assert_eq!(http("get", json!({"url": url})), ["UNKNOWN_COMMAND command"]);
+        assert_eq!(http("{{command}}", json!({})), Vec::<String>::new());
+        // An answer that is given asks for nothing; and its variables have names.
+        let given = json!({"connectorId": "http", "command": "request", "mock": {"outputVariables": {"a b": 1}}});
+        assert_eq!(check(given), ["BAD_NAME mock.outputVariables[\"a b\"]"]);
     }
 
     #[test]
