@@ -6,7 +6,7 @@ use super::{
     condition::Condition,
     definition::{Definition, Step, read},
     fields::Fields,
-    finding::{Finding, Findings, Place},
+    finding::{Finding, Findings, Place, Severity},
     path::Path,
     template::Template,
 };
@@ -210,7 +210,8 @@ fn check_path(path: &Path, place: &Place, known: &BTreeSet<&str>, findings: &mut
 
 /// PostgreSQL keeps every character but one. Where something else is wrong with a text, that is all that is said of it.
 fn check_texts(document: &Value, findings: &mut Findings) {
-    let known: BTreeSet<String> = findings.iter().map(|finding| finding.place.clone()).collect();
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let known: BTreeSet<String> = errors.map(|finding| finding.place.clone()).collect();
     let mut open = vec![(document, Place::default())];
     while let Some((value, place)) = open.pop() {
         let has_it = |text: &str| text.contains('\0') && !known.contains(&place.to_string());

@@ -125,8 +125,10 @@ fn definitions_are_imported_published_listed_and_drawn() {
     }
     let mut named = visit();
     named["name"] = json!("visit@3");
-    let why = refused(&workflow(&["import", &files.write("named.json", &named)]), 1);
-    assert!(why.contains("is not called like a version"), "{why}");
+    let done = workflow(&["import", &files.write("named.json", &named)]);
+    assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
+    let why = "error BAD_NAME at name: `visit@3`: a definition is not called like a version";
+    assert!(done.stderr.contains(why), "{}", done.stderr);
     refused(&workflow(&["import", "/nonexistent.json"]), 78);
 }
 

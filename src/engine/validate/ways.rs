@@ -70,8 +70,10 @@ fn check_reach(written: &[Value], start: usize, definition: &Definition, finding
         open.extend(targets.flatten().copied());
     }
     for index in (0..written.len()).filter(|index| !reached[*index]) {
-        let name = text(&written[index], "id").map_or("this step".to_string(), |id| format!("`{id}`"));
-        findings.error("UNREACHABLE_STEP", &steps.index(index), format!("no way leads from `start` to {name}"));
+        // What has no id is no step yet.
+        if let Some(id) = text(&written[index], "id") {
+            findings.error("UNREACHABLE_STEP", &steps.index(index), format!("no way leads from `start` to `{id}`"));
+        }
     }
 }
 
