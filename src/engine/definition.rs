@@ -176,21 +176,22 @@ pub fn read(value: &Value, findings: &RefCell<Findings>) -> Definition {
 
 /// Why a definition cannot have this name: whoever asks for it by it would get something else, or nothing.
 fn refusal_of_name(name: &str) -> Option<String> {
+    if let Some(control) = name.chars().find(|one| one.is_control()) {
+        return Some(format!("the name has the control character U+{:04X} in it", u32::from(control)));
+    }
+    if name.len() > LONGEST_NAME {
+        return Some(format!("the name has {} bytes, and {LONGEST_NAME} at most are allowed", name.len()));
+    }
     if name == "-" || name.contains('/') || Path::new(name).extension().is_some_and(|ending| ending == "json") {
         return Some(format!(
             "a definition is not called `{name}`, because flohctl would look for a file: a name is not -, has no slash and \
              does not end in .json"
         ));
     }
-    if !matches!(name.parse(), Ok(Reference::Name(_))) {
-        let why = "a definition is not called like a version or an id, because it could not be asked for";
-        return Some(format!("`{name}`: {why}"));
-    }
-    if name.len() > LONGEST_NAME {
-        return Some(format!("the name has {} bytes, and {LONGEST_NAME} at most are allowed", name.len()));
-    }
-    let control = name.chars().find(|one| one.is_control())?;
-    Some(format!("the name has the control character U+{:04X} in it", u32::from(control)))
+    let is_name = matches!(name.parse(), Ok(Reference::Name(_)));
+    (!is_name).then(|| {
+        format!("`{name}`: a definition is not called like a version or an id, because it could not be asked for")
+    })
 }
 
 fn bounded<'a>(fields: &Fields<'a>, name: &'static str) -> Vec<(&'a Value, Place)> {

@@ -257,7 +257,7 @@ fn a_loop_that_a_step_goes_round_without_waiting_when_it_fails_is_found() {
         ("consent", json!({"user": "a@b", "text": "x"}), "approved"),
         ("user_prompt", json!({"assignee": "a@b", "fields": [{"name": "x"}]}), "success"),
         ("document_submission", json!({"assignee": "a@b", "documentType": "nda"}), "success"),
-        ("connector", delay("wait", json!({"duration": "1d"})), "success"),
+        ("connector", delay("wait", json!({"duration": "{{run.id}}"})), "success"),
         ("connector", delay("until", json!({"time": "{{run.id}}"})), "success"),
     ] {
         let mut document = looped(kind, &config, on);
@@ -281,8 +281,13 @@ fn a_loop_that_a_step_goes_round_without_waiting_when_it_fails_is_found() {
     }
     let approval = steps::find("approval").unwrap();
     assert_eq!(approval.carries_on(&Map::new()), None);
-    let wait = delay("wait", json!({"duration": "1d"}));
+    let wait = delay("wait", json!({"duration": "{{run.id}}"}));
     assert!(cycles(&looped("connector", &wait, "success")), "a wait that cannot be computed goes on at once");
+    // One that can be computed does wait, whatever is written for its failure.
+    let mut poll = looped("connector", &delay("wait", json!({"duration": "1d"})), "success");
+    assert!(!cycles(&poll));
+    poll["steps"][1]["transitions"].as_array_mut().unwrap().push(json!({"on": "error", "to": "again"}));
+    assert!(!cycles(&poll));
     // A time that does not change comes once, whenever that is.
     for time in ["2020-01-01", "2999-01-01"] {
         let mut document = looped("connector", &delay("until", json!({"time": time})), "success");

@@ -102,8 +102,12 @@ fn check_cycles(definition: &Definition, graph: &Graph, findings: &mut Findings)
     }
 }
 
-/// The outcome by whose edge a step goes on that fails before it has waited.
+/// The outcome by whose edge a step goes on that fails before it has waited. A delay in which everything is known, and was
+/// checked, does not fail before.
 fn way_of_failure(definition: &Definition, step: &Step) -> Option<String> {
+    if is_delay(step) && !step.config.values().any(|value| value.to_string().contains("{{")) {
+        return None;
+    }
     if step.transitions.iter().any(|transition| transition.on == "error") {
         return Some("error".to_string());
     }
@@ -117,10 +121,8 @@ fn way_of_failure(definition: &Definition, step: &Step) -> Option<String> {
 fn waits(step: &Step) -> bool {
     let text = |name: &str| step.config.get(name).and_then(Value::as_str);
     let time = step.config.get("params").and_then(|params| params.get("time")).and_then(Value::as_str);
-    let comes_once = step.kind.name() == "connector"
-        && text("connectorId") == Some(DELAY)
-        && text("command") == Some("until")
-        && time.is_some_and(|time| !time.contains("{{"));
+    let comes_once =
+        is_delay(step) && text("command") == Some("until") && time.is_some_and(|time| !time.contains("{{"));
     step.kind.waits(&step.config) && !comes_once
 }
 
@@ -145,8 +147,12 @@ fn check_provisioning(definition: &Definition, graph: &Graph, findings: &mut Fin
 
 /// Whether a step calls another system.
 fn provisions(step: &Step) -> bool {
-    let is_delay = step.config.get("connectorId").is_some_and(|connector| connector == DELAY);
-    step.kind.name() == "connector" && !is_delay
+    step.kind.name() == "connector" && !is_delay(step)
+}
+
+/// Whether it is the connector that does nothing but wait.
+fn is_delay(step: &Step) -> bool {
+    step.kind.name() == "connector" && step.config.get("connectorId").is_some_and(|connector| connector == DELAY)
 }
 
 /// Another connector that may have done something when this one runs, whatever other steps are between them.
