@@ -94,11 +94,6 @@ pub async fn import_and_publish(definition: &Definition, document: &Value, confi
 /// Returns the version that holds the document now.
 async fn import_into(store: &Store, definition: &Definition, document: &Value) -> Result<i32, ExitCode> {
     let name = &definition.name;
-    let reference: Reference = name.parse().unwrap_or_else(|never: Infallible| match never {});
-    if !matches!(reference, Reference::Name(_)) {
-        let why = "a definition is not called like a version or an id, because it could not be asked for";
-        return Err(complain(NO, &format_args!("`{name}`: {why}")));
-    }
     let imported = store.import_definition(name, definition.category.as_deref(), document).await;
     let (version, what) = match imported.map_err(|error| complain_store(&error))? {
         Imported::New { version } => (version, "is a new draft"),
