@@ -145,28 +145,37 @@ const PARTS: [&str; 14] = [
     "masterkey",
 ];
 /// Words that are a secret's name, alone or beside others: `adminPin`, not `shipping`.
-const WORDS: [&str; 5] = ["cookie", "cookies", "pin", "pwd", "otp"];
+const WORDS: [&str; 9] = ["cookie", "cookies", "pin", "pwd", "pass", "otp", "bearer", "jwt", "pem"];
+/// What a key is called that anybody may see; every other one is a secret: `signingKey`, `ssh_key`.
+const PLAIN_KEYS: [&str; 9] =
+    ["primary", "foreign", "issue", "public", "sort", "partition", "group", "idempotency", "project"];
 
 /// Members whose value is a secret, sealed or not: `apiKey`, `client_secret`, `Password`; not `primaryKey`. The same
 /// everywhere: in configurations, in headers, and in the variables and results of runs.
 #[must_use]
 pub fn is_secret_name(name: &str) -> bool {
     let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    PARTS.iter().any(|part| plain.contains(part)) || words(name).any(|word| WORDS.contains(&word.as_str()))
+    let words = words(name);
+    PARTS.iter().any(|part| plain.contains(part))
+        || words.iter().any(|word| WORDS.contains(&word.as_str()))
+        || matches!(&words[..], [.., what, key] if key == "key" && !PLAIN_KEYS.contains(&what.as_str()))
 }
 
-/// The words of `aName`, `a_name` or `A-Name`, in small letters.
-fn words(name: &str) -> impl Iterator<Item = String> {
+/// The words of `aName`, `a_name`, `A-Name` or `ANAMEToo`, in small letters.
+fn words(name: &str) -> Vec<String> {
     let mut spaced = String::with_capacity(name.len() + 4);
     let mut last = ' ';
-    for c in name.chars() {
-        if c.is_ascii_uppercase() && last.is_ascii_lowercase() {
+    let mut rest = name.chars().peekable();
+    while let Some(c) = rest.next() {
+        let begins =
+            last.is_ascii_lowercase() || last.is_ascii_uppercase() && rest.peek().is_some_and(char::is_ascii_lowercase);
+        if c.is_ascii_uppercase() && begins {
             spaced.push(' ');
         }
         spaced.push(if c.is_ascii_alphabetic() { c.to_ascii_lowercase() } else { ' ' });
         last = c;
     }
-    spaced.split(' ').map(str::to_string).collect::<Vec<_>>().into_iter()
+    spaced.split_whitespace().map(str::to_string).collect()
 }
 
 /// A configuration, or values of a run, for people's eyes: sealed texts, and texts whose name says that they are secrets, are hidden.

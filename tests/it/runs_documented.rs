@@ -93,8 +93,9 @@ fn fill(field: &Value) -> Value {
 
 /// Decides and answers, for each run, one thing that it waits for.
 fn answer(fleet: &Fleet) {
+    // One that is being reminded of at the moment when others settle its step stays pending for a moment more.
     let approvals = "SELECT DISTINCT ON (run_id) id FROM approval WHERE status = 'pending' AND
-        is_to_be_decided(run_id, step_id, visit)";
+        is_to_be_decided(run_id, step_id, visit) AND approval_outcome(run_id, step_id, visit) IS NULL";
     for id in column(fleet, approvals) {
         rows(fleet, &format!("UPDATE approval SET status = 'approved', decided_by = 'u-max' WHERE id = '{id}'"));
     }

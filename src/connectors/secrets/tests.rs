@@ -92,12 +92,13 @@ fn secrets_are_hidden_by_name_by_place_and_when_sealed() {
 #[test]
 fn what_is_called_a_secret_is_one_in_any_spelling() {
     let secrets = "password Passwd pass-phrase clientSecret accessTokens API_KEY x-api-key signingKey PRIVATE_KEY accessKeyId \
-        credentials Authorization Set-Cookie cookie pin userPin PIN_2 adminPwd otp smsOTP";
+        credentials Authorization Set-Cookie cookie pin userPin PIN_2 PINCode userPINCode adminPwd dbPass SMTP_PASS otp smsOTP sshKey \
+        hmac_key X-Key bearer jwt";
     for name in secrets.split_whitespace() {
         assert!(is_secret_name(name), "{name}");
     }
-    for name in
-        "primaryKey issueKey key keyboard spinner shipping pinned adopted cookery option user passed".split_whitespace()
+    for name in "primaryKey issueKey sort_key key keyboard spinner shipping pinned adopted cookery option user passed"
+        .split_whitespace()
     {
         assert!(!is_secret_name(name), "{name}");
     }

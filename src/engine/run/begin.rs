@@ -66,25 +66,16 @@ pub fn misfit(variable: &Variable, value: &Value) -> Option<String> {
         VariableType::Object => value.is_object(),
         VariableType::Array => value.is_array(),
     };
+    // The value itself is left out: it may be what nobody should read in a journal.
     (!fits).then(|| match (variable.kind, value) {
-        (VariableType::Date, Value::String(text)) => format!(
-            "the variable `{}` is a date such as 2026-03-29 or 2026-03-29T09:00:00Z, and here is {}",
+        (VariableType::Date, Value::String(_)) => format!(
+            "the variable `{}` is a date such as 2026-03-29 or 2026-03-29T09:00:00Z, and here is another text",
             variable.name,
-            shortened(text)
         ),
         _ => {
             format!("the variable `{}` is of type {}, and here is {}", variable.name, variable.kind.name(), kind(value))
         }
     })
-}
-
-/// A text in quotes, if it is short; else its beginning.
-fn shortened(text: &str) -> String {
-    const LONGEST: usize = 40;
-    match text.char_indices().nth(LONGEST) {
-        None => format!("{text:?}"),
-        Some((end, _)) => format!("{:?}", format!("{}…", &text[..end])),
-    }
 }
 
 fn is_date(text: &str) -> bool {
@@ -113,10 +104,8 @@ mod tests {
         }
         assert_eq!(
             misfit(&of(VariableType::Date), &json!("29.3.2026")).unwrap(),
-            "the variable `v` is a date such as 2026-03-29 or 2026-03-29T09:00:00Z, and here is \"29.3.2026\""
+            "the variable `v` is a date such as 2026-03-29 or 2026-03-29T09:00:00Z, and here is another text"
         );
-        let long = misfit(&of(VariableType::Date), &json!("é".repeat(1000))).unwrap();
-        assert!(long.ends_with("é…\"") && long.chars().count() < 130, "{long}");
         assert!(misfit(&of(VariableType::Date), &json!(7)).unwrap().ends_with("is of type date, and here is a number"));
     }
 }

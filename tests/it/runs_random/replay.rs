@@ -80,15 +80,16 @@ fn check_people(step: &Value, row: &StepRow, asked: &[(String, Value)]) {
         return;
     }
     assert_eq!(Some(outcome), verdict, "{}", message());
-    let goes_on = step["transitions"].as_array().unwrap().iter().any(|edge| edge["on"] == outcome);
-    let is_done = outcome != "expired" && goes_on;
+    let has = |on: &str| step["transitions"].as_array().unwrap().iter().any(|edge| edge["on"] == on);
+    let is_done = outcome != "expired" && has(outcome);
     assert_eq!(row.status == "completed", is_done, "{}", message());
     let expected = match (&step["config"]["output"], step["type"].as_str()) {
-        (_, Some("user_prompt")) => asked[0].1.clone(),
-        (Value::String(output), _) if is_done => json!({ output: row.result }),
+        (_, Some("user_prompt")) if is_done => asked[0].1.clone(),
+        // What others said is kept for the steps behind it, also where it is the way of a failure that leads there.
+        (Value::String(output), _) if has(outcome) || has("error") => json!({ output: row.result }),
         _ => json!({}),
     };
-    assert_eq!(row.set, if is_done { expected } else { json!({}) }, "{}", message());
+    assert_eq!(row.set, expected, "{}", message());
     if step["type"] == "approval" {
         let decided = asked.iter().filter(|(status, _)| ["approved", "rejected"].contains(&status.as_str())).count();
         assert_eq!(row.result["outcome"], outcome, "{}", message());

@@ -87,7 +87,7 @@ async fn limits_and_end_dates_end_the_chain() {
     }
     assert_eq!(bench.delayed().await, Vec::<String>::new());
     assert!(fetch(&bench.queue, "token").await.is_none());
-    let end = bench.queue.now_ms().await.unwrap() + 5_000;
+    let end = bench.queue.now_ms().await.unwrap() + 8_000;
     upsert(&mut bench, 6, "workflow-scheduler", &json!({"pattern": "* * * * * *", "endDate": end}));
     let mut last = 0;
     while !bench.delayed().await.is_empty() {
