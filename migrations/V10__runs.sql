@@ -94,7 +94,8 @@ $$;
 CREATE FUNCTION check_variables() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    RAISE SQLSTATE 'FL025' USING MESSAGE = 'the variables of the run ' || NEW.id || ' are not taken: ' || unreadable(NEW.variables);
+    RAISE SQLSTATE 'FL025' USING MESSAGE = 'the variables of the run ' || NEW.id || ' are not taken: '
+        || unreadable(NEW.variables);
 END $$;
 
 CREATE TRIGGER check_new_variables BEFORE INSERT ON workflow_run
@@ -228,6 +229,11 @@ BEGIN
         cancel_reason := coalesce(v_run.cancel_reason, '');
     END IF;
     IF v_run.current_step IS NOT NULL THEN
+        IF v_run.status = 'pending' THEN
+            -- Tried again by hand, and held back since: its step begins now, and so does the step's time.
+            UPDATE workflow_step s SET started_at = taken_at
+                WHERE s.run_id = p_run AND s.step_id = v_run.current_step AND s.status = 'running';
+        END IF;
         SELECT s.* INTO v_step FROM workflow_step s WHERE s.run_id = p_run AND s.step_id = v_run.current_step
             ORDER BY s.visit DESC LIMIT 1;
         step_id := v_run.current_step;
@@ -250,8 +256,9 @@ END $$;
 -- * `seen`: the number of the last wake-up before the step was looked at.
 --
 -- Outcomes: `committed` (also where it had been before: asking again changes nothing), `woken` (it was to wait, and what it
--- waits for may have happened meanwhile: the run goes on), `ended` (the run has been ended by somebody), `moved` (another
--- job has it).
+-- waits for may have happened meanwhile: the run goes on), `overtaken` (its waiting was to time out, and the run was woken
+-- after the step was looked at: nothing is committed, and it is looked at again), `ended` (the run has been ended by
+-- somebody), `moved` (another job has it).
 CREATE FUNCTION commit_step(
     p_run uuid, p_execution bigint, p_epoch bigint, p_change jsonb,
     OUT outcome text, OUT next_visit integer, OUT cancel_reason text, OUT committed_at timestamptz, OUT wake_seq bigint
@@ -291,7 +298,7 @@ BEGIN
     ELSIF v_step ->> 'outcome' = 'timeout' AND v_run.wake_seq > (p_change ->> 'seen')::bigint
         AND EXISTS (SELECT FROM workflow_step s WHERE s.run_id = p_run AND s.step_id = v_id AND s.visit = v_visit
             AND s.status IN ('waiting_approval', 'waiting_response')) THEN
-        -- Somebody has answered in time, after the step was looked at: their answer counts.
+        -- Something woke the run after the step was looked at. It may be an answer, which counts if it came in time.
         outcome := 'overtaken';
         RETURN;
     END IF;

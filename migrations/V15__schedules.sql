@@ -77,6 +77,18 @@ CREATE TRIGGER touch_updated_at
         overlap, queue ON workflow_schedule
     FOR EACH ROW EXECUTE FUNCTION touch_updated_at();
 
+-- Variables that could not be read would be refused at each tick, when nobody is there to be told.
+CREATE FUNCTION check_schedule_variables() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    RAISE SQLSTATE 'FL025' USING MESSAGE = 'the variables of the schedule ' || NEW.name || ' are not taken: '
+        || unreadable(NEW.variables);
+END $$;
+
+CREATE TRIGGER check_variables BEFORE INSERT OR UPDATE OF variables ON workflow_schedule
+    FOR EACH ROW WHEN (unreadable(NEW.variables) IS NOT NULL)
+    EXECUTE FUNCTION check_schedule_variables();
+
 CREATE FUNCTION tell_schedules() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN

@@ -196,10 +196,10 @@ fn read(path: &Path, keys: &Keyring) -> Result<ConnectorRow, ExitCode> {
     if file.name.trim() != file.name || file.name.is_empty() {
         return Err(refuse("`name` is empty, or has blanks around it".to_string()));
     }
+    if file.name == connectors::HTTP {
+        return Err(refuse("`http` is the built-in connector: this one needs a name of its own".to_string()));
+    }
     match file.kind.as_str() {
-        connectors::HTTP if file.name == connectors::HTTP => {
-            return Err(refuse("`http` is the built-in connector: this one needs a name of its own".to_string()));
-        }
         connectors::HTTP if file.name != connectors::DELAY => {
             connectors::check_http(&file.config).map_err(|failure| refuse(failure.message))?;
         }

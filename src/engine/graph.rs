@@ -37,19 +37,6 @@ impl<'a> Graph<'a> {
         self.before[step].iter().copied()
     }
 
-    /// Which steps a way leads to.
-    #[must_use]
-    pub fn reached_from(&self, start: usize) -> Vec<bool> {
-        let mut reached = vec![false; self.after.len()];
-        let mut open = vec![start];
-        while let Some(step) = open.pop() {
-            if !std::mem::replace(&mut reached[step], true) {
-                open.extend(self.after[step].iter().map(|(to, _)| *to));
-            }
-        }
-        reached
-    }
-
     /// The groups of steps that can be gone round in, over the edges that count alone; each in the order of the file. An edge
     /// is told by the step that it leaves and its outcome.
     pub fn cycles(&self, counts: impl Fn(usize, &str) -> bool) -> Vec<Vec<usize>> {

@@ -8,6 +8,7 @@ use super::{
     fields::Fields,
     finding::{Finding, Findings, Place, Severity},
     path::Path,
+    run::storable::NUL,
     template::Template,
 };
 use serde_json::Value;
@@ -233,9 +234,6 @@ fn check_texts(document: &Value, findings: &mut Findings) {
         }
     }
 }
-
-/// What is said of it.
-const NUL: &str = "it has the character U+0000 in it, which PostgreSQL does not store";
 
 #[cfg(test)]
 mod tests;

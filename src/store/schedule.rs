@@ -165,7 +165,8 @@ impl Store {
                     AND o.status IN ('pending', 'running', 'waiting') AND NOT o.held_back)";
         let mut gone = 0;
         for row in client.query(sql, &[]).await? {
-            // Each in a transaction of its own: nobody holds the locks of two schedules.
+            // Each in a transaction of its own, which holds the lock of one schedule. A statement that ends runs of several
+            // holds those of all: if two of them meet, PostgreSQL finds the deadlock, and who is refused tries again.
             let schedule: Uuid = row.try_get(0)?;
             let run: Option<Uuid> = client.query_one("SELECT let_next_run_go($1)", &[&schedule]).await?.try_get(0)?;
             gone += u64::from(run.is_some());

@@ -30,7 +30,8 @@ pub fn refusal(value: &Value) -> Option<&'static str> {
     None
 }
 
-const NUL: &str = "it has the character U+0000 in it, which PostgreSQL does not store";
+/// What is said of a text that has it.
+pub const NUL: &str = "it has the character U+0000 in it, which PostgreSQL does not store";
 
 /// The first variable that cannot be stored, and why: its name counts, too.
 #[must_use]

@@ -548,7 +548,15 @@ proptest! {
         let findings = RefCell::new(Findings::default());
         let definition = read(&json!({"name": "x", "steps": steps}), &findings);
         let graph = Graph::of(&definition);
-        let reached: Vec<Vec<bool>> = (0..40).map(|step| graph.reached_from(step)).collect();
+        let mut reached = [[false; 40]; 40];
+        for (start, reached) in reached.iter_mut().enumerate() {
+            let mut open = vec![start];
+            while let Some(step) = open.pop() {
+                if !std::mem::replace(&mut reached[step], true) {
+                    open.extend(edges.iter().filter(|(from, _)| *from == step).map(|(_, to)| *to));
+                }
+            }
+        }
         let mut group = [None; 40];
         for (number, cycle) in graph.cycles(|_, _| true).iter().enumerate() {
             for step in cycle {

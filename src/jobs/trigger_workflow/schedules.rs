@@ -104,8 +104,12 @@ impl Schedules {
         told.refused = refused;
         let waits = self.keep(&family, &wanted, told).await?;
         for ((schedule, table), builtin) in tables.iter().zip(&wanted) {
-            if self.is_neglected(schedule, table, builtin, &family, now).await? {
-                self.settle_overdue(schedule.id).await?;
+            match self.look_after(schedule, table, builtin, &family, now).await {
+                Err(error) if !error.is_unavailable() => {
+                    // What is wrong with one is not to hold up the others.
+                    tracing::error!("what schedule {} missed could not be dealt with: {error}", schedule.name);
+                }
+                looked => looked?,
             }
         }
         let gone = self.store.let_stranded_runs_go().await?;
@@ -113,6 +117,21 @@ impl Schedules {
             tracing::info!("{gone} runs of schedules had waited for one that is gone, and begin now");
         }
         Ok(waits)
+    }
+
+    /// Deals with the ticks of a schedule that no job deals with.
+    async fn look_after(
+        &self,
+        schedule: &Schedule,
+        table: &Timetable,
+        builtin: &Builtin,
+        family: &Family,
+        now: i64,
+    ) -> Result<(), Trouble> {
+        if self.is_neglected(schedule, table, builtin, family, now).await? {
+            self.settle_overdue(schedule.id).await?;
+        }
+        Ok(())
     }
 
     /// Makes the schedulers what they should be.

@@ -43,6 +43,7 @@ fn what_is_no_connector_is_refused_in_a_sentence() {
         (json!({"name": "a", "type": "ldap"}).to_string(), "`type` is http or delay"),
         (json!({"name": "delay", "type": "http"}).to_string(), "`delay` is a connector that waits"),
         (json!({"name": "http", "type": "http"}).to_string(), "`http` is the built-in connector"),
+        (json!({"name": "http", "type": "delay"}).to_string(), "`http` is the built-in connector"),
         (json!({"name": "w", "type": "delay", "config": {"a": 1}}).to_string(), "has no `config`"),
         (json!({"name": "a", "type": "http", "config": {"baseUrl": "crm"}}).to_string(), "the URL cannot be read"),
         (with_auth("a", json!({"type": "bearer", "token": "***"})), "seal it with `flohctl connector seal a`"),

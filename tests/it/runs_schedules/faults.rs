@@ -99,3 +99,30 @@ fn a_tick_whose_chain_broke_before_it_was_fired_is_found_within_a_minute() {
         ticks(&fleet).get(&id).is_some_and(|ticks| ticks.get(&lost) == Some(&1)).then_some(())
     });
 }
+
+#[test]
+fn a_schedule_whose_ticks_cannot_be_fired_holds_up_no_other_one() {
+    let fleet = Fleet::start();
+    let definition = tiny(&fleet);
+    // They are looked at in the order of their ids; each has missed a tick, and none has a job.
+    let missed = |name: &str, id: &'static str| {
+        schedule(&fleet, name, &[("id", id), ("cron", "0 0 1 1 *"), ("ticked_until", "2020-06-01T00:00:00Z")])
+    };
+    let bad = missed("bad", "00000000-0000-4000-8000-000000000000");
+    let good = missed("good", "ffffffff-0000-4000-8000-000000000000");
+    fleet.sql(&format!(
+        "CREATE FUNCTION floh_worker.refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'there is no room for this run'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON floh_worker.workflow_run
+            FOR EACH ROW WHEN (NEW.schedule_id = '{bad}') EXECUTE FUNCTION floh_worker.refuse()"
+    ));
+    let stranded = fleet.sql(&format!(
+        "INSERT INTO floh_worker.workflow_run (definition_id, schedule_id, held_back)
+            VALUES ('{definition}', gen_random_uuid(), true) RETURNING id"
+    ));
+    let worker = fleet.worker("1", &[]);
+    worker.wait_log("what schedule bad missed could not be dealt with: ");
+    wait_for("the run of the other", SOON, || ticks(&fleet).contains_key(&good).then_some(()));
+    fleet.wait_run(stranded[0][0].as_deref().unwrap(), "completed", SOON);
+    assert!(!ticks(&fleet).contains_key(&bad));
+}

@@ -1,6 +1,8 @@
 //! What a tick does while a run of its schedule has not ended.
 
-use super::{Asked, Table, at, fire};
+use super::{Asked, SOON, Table, at, fire, schedule};
+use crate::support::{Fleet, runs::chain};
+use serde_json::json;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -140,6 +142,42 @@ async fn a_failed_run_that_is_tried_again_goes_on_as_the_schedule_says() {
             WHERE schedule_id = '{id}' ORDER BY visit"
     );
     assert_eq!(table.sql(&visits).await, [["1", "failed"], ["2", "running"]]);
+}
+
+/// However long it waits for its turn: its time and its delay begin when the step does.
+#[test]
+fn a_failed_run_that_waits_for_its_turn_has_all_of_its_time_then() {
+    let fleet = Fleet::start();
+    let wait = json!({"id": "wait", "type": "connector", "timeout": "1m", "config": {
+        "connectorId": "delay", "command": "wait", "params": {"duration": 0.5}}});
+    let definition = fleet.define(&chain("tiny", vec![wait]));
+    let id = schedule(&fleet, "queue", &[("cron", "0 0 1 1 *"), ("overlap", "queue")]);
+    let run = |fields: &str, values: &str| {
+        let rows = fleet.sql(&format!(
+            "INSERT INTO floh_worker.workflow_run (definition_id, schedule_id, {fields})
+                VALUES ('{definition}', '{id}', {values}) RETURNING id"
+        ));
+        rows[0][0].clone().unwrap()
+    };
+    let failed = run("status, current_step, steps", "'failed', 'wait', 1");
+    fleet.sql(&format!(
+        "INSERT INTO floh_worker.workflow_step (run_id, step_id, type, status, position)
+            VALUES ('{failed}', 'wait', 'connector', 'failed', 1)"
+    ));
+    let other = run("status, wake_at", "'waiting', now() + '1 day'");
+    let _worker = fleet.worker("1", &[]);
+    fleet.sql(&format!("SET search_path = floh_worker; SELECT retry_run('{failed}')"));
+    let held = format!("SELECT status FROM floh_worker.workflow_run WHERE id = '{failed}' AND held_back");
+    assert_eq!(fleet.sql(&held), [[Some("pending".to_string())]]);
+    // As if that had been hours ago.
+    let visit = format!("run_id = '{failed}' AND step_id = 'wait' AND visit = 2");
+    let long_ago = "UPDATE floh_worker.workflow_step SET started_at = started_at - interval '3 h'";
+    assert_eq!(fleet.sql(&format!("{long_ago} WHERE {visit} RETURNING 1")).len(), 1);
+    fleet.sql(&format!("UPDATE floh_worker.workflow_run SET status = 'completed' WHERE id = '{other}'"));
+    fleet.wait_run(&failed, "completed", SOON);
+    let took = "SELECT finished_at - started_at BETWEEN '0.5 s' AND '1 m', outcome FROM floh_worker.workflow_step";
+    let took = fleet.sql(&format!("{took} WHERE {visit}"));
+    assert_eq!(took, [[Some("t".to_string()), Some("success".to_string())]]);
 }
 
 /// Many sessions fire the same ticks and end the runs at once.
