@@ -15,7 +15,7 @@ const LONGEST_ID: usize = 64;
 /// The longest name of a definition, bytes: it is a line's beginning in lists, and a key of the database's index.
 const LONGEST_NAME: usize = 200;
 /// The longest pause between two tries of a step, which runs do not exceed however often it doubles.
-const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most steps of a definition, and the most variables.
 const MOST: usize = 1000;
 

@@ -2,10 +2,11 @@
 //! stop. What a step came to is committed before the next one starts, so that a crash repeats at most the step that was under
 //! way.
 //!
-//! `state` is where the run is, `begin` its start, `step` one visit of a step, `settle` what is committed of it; `plan` is
+//! `state` is where the run is, `begin` its start, `step` one visit of a step, `settle` what it means for the run, `commit` its commit; `plan` is
 //! the definition.
 
 mod begin;
+mod commit;
 mod plan;
 mod settle;
 mod state;
@@ -148,7 +149,7 @@ impl Engine {
         if state.cancel_reason.is_none()
             && let Some(verdict) = settle::exhausted(state)
         {
-            return settle::commit(work, state, verdict).await;
+            return commit::commit(work, state, verdict).await;
         }
         let verdict = match (&state.cancel_reason, &state.at) {
             (Some(reason), _) => settle::cancelled(state, reason),
@@ -161,7 +162,7 @@ impl Engine {
                 None => return Err(Stop::Interrupted("the worker stops in the middle of a step")),
             },
         };
-        settle::commit(work, state, verdict).await
+        commit::commit(work, state, verdict).await
     }
 
     /// What its steps work with.
