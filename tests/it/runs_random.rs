@@ -138,15 +138,19 @@ fn random_definitions_end_and_their_runs_equal_a_replay_of_their_steps() {
         }
     }
     check_decisions(&fleet, &decisions);
-    check_variety(&seen, &decisions);
+    check_variety(&seen, &decisions, runs.len());
 }
 
-/// Where all ended alike, the definitions were not what they should be.
-fn check_variety(seen: &BTreeMap<String, usize>, decisions: &[Decisions]) {
+/// Where all ended alike, the definitions were not what they should be. What comes once in ten definitions need not come in
+/// forty, but in four hundred.
+fn check_variety(seen: &BTreeMap<String, usize>, decisions: &[Decisions], definitions: usize) {
     println!("{seen:?}");
-    for word in ["completed", "failed", "success", "error", "approved", "rejected", "expired", "timeout"] {
+    for word in ["completed", "failed", "success", "error"] {
         assert!(seen.contains_key(word), "nothing was {word}: {seen:?}");
     }
+    let rare = ["approved", "rejected", "expired", "timeout"];
+    let least = if definitions < 200 { 2 } else { rare.len() };
+    assert!(rare.iter().filter(|word| seen.contains_key(**word)).count() >= least, "{seen:?}");
     for one in decisions {
         println!("{} decisions taken, {} refused", one.taken.len(), one.refused);
         assert!(!one.taken.is_empty() && one.refused > 0);
