@@ -23,6 +23,7 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The first and the longest pause between two tries to commit.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
 /// How one try to commit ended.
 enum Try {
     Made(Commit),

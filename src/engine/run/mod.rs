@@ -2,8 +2,8 @@
 //! stop. What a step came to is committed before the next one starts, so that a crash repeats at most the step that was under
 //! way.
 //!
-//! `state` is where the run is, `begin` its start, `step` one visit of a step, `settle` what it means for the run, `commit` its commit; `plan` is
-//! the definition.
+//! `state` is where the run is, `begin` its start, `step` one visit of a step, `settle` what it means for the run, and
+//! `commit` the commit of that; `plan` is the definition.
 
 mod begin;
 mod commit;
