@@ -51,6 +51,12 @@ impl Bench {
         self.ask(&["ZRANGE", "bull:workflow-scheduler:delayed", "0", "-1"]).await
     }
 
+    /// The jobs that have not ended, by id. Where a slot comes while its iteration is added, that one never waits for its time.
+    fn unfinished(&mut self) -> Vec<String> {
+        let ids = self.peer.call(5, "ids", serde_json::json!({"types": ["wait", "delayed", "prioritized", "active"]}));
+        serde_json::from_value(ids).unwrap()
+    }
+
     /// The schedulers' ids with the times of their last iterations.
     async fn schedulers(&mut self) -> Vec<(String, f64)> {
         self.ask(&["ZRANGE", "bull:workflow-scheduler:repeat", "0", "-1", "WITHSCORES"]).await
