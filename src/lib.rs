@@ -8,6 +8,7 @@
 //! * [`queue`]: BullMQ: connection, scripts, consumer, leases, schedulers; knows no job and no table;
 //! * [`jobs`]: the registry from a job's name to its handler, and one file per job;
 //! * [`engine`]: workflow definitions, read and checked, and the runs that execute them;
+//! * [`sandbox`]: the JavaScript of transforms, in processes that can do nothing else;
 //! * [`connectors`]: calls of other systems, and who may be called;
 //! * [`values`]: paths and templates, which both read;
 //! * [`mail`]: messages out of templates, and their way to an SMTP server;

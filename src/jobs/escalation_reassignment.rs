@@ -1,10 +1,7 @@
 //! `escalation-reassignment`: somebody else is asked, because an approver has not decided. Who was asked before, and why it is
 //! another one's now, stays in the table; the new approver is told by a job of their own.
 
-use super::{
-    Handler, JobContext, JobError,
-    escalation_reminder::{Data, again},
-};
+use super::{Handler, JobContext, JobError, again, escalation_reminder::Data};
 use crate::{
     engine::steps::approval::approver,
     events,
@@ -33,7 +30,7 @@ impl Handler for EscalationReassignment {
             let overdue = match approval::overdue(&transaction, id, job.lease.outbox).await? {
                 Due::Over(why) => return job.complete(transaction, json!({"approvalId": id, "skipped": why})).await,
                 Due::Early(time) => {
-                    job.enqueue(&transaction, again(job, &data, time)).await?;
+                    job.enqueue(&transaction, again::at(job, NAME, time)).await?;
                     return job.complete(transaction, json!({"approvalId": id, "early": time})).await;
                 }
                 Due::Now(overdue) => overdue,

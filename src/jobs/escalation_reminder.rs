@@ -2,23 +2,24 @@
 //! where that is configured and there is an address.
 //!
 //! The database writes the first ones with the question, and each sees to the next one before any mail is sent: a mail
-//! server that is down for long costs one mail, not the reminders after it.
+//! server that is down holds up its own mail, not the reminders after it. Until the question is decided the job comes again
+//! for a mail that cannot go, unless the mail of a later one says the same.
 //!
 //! The job is done when its mail is sent, not when its transaction is committed: whoever takes it after a death in between
 //! finds the rows there and sends the mail, under the same id.
 
-use super::{Handler, JobContext, JobError, question_asked, telling};
+use super::{
+    Handler, JobContext, JobError, again, question_asked,
+    telling::{self, Told},
+};
 use crate::{
     engine::run::Engine,
     events,
     mail::MessageId,
     queue::BoxFuture,
-    store::{
-        approval::{self, Due, Reminder},
-        outbox::WakeUp,
-    },
+    store::approval::{self, Due, Reminder},
 };
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -46,9 +47,6 @@ pub(super) struct Data {
     pub(super) approval_id: Uuid,
     /// Which reminder: 0 is the first word about it. Without a number the approval is only closed, where its step has ended.
     number: Option<i32>,
-    /// How often the job came before its time.
-    #[serde(default)]
-    early: u32,
 }
 
 impl Data {
@@ -97,11 +95,14 @@ impl EscalationReminder {
         let reminder = match approval::reminder(&transaction, id, number, job.lease.outbox).await? {
             Due::Over(why) => return job.complete(transaction, json!({"approvalId": id, "skipped": why})).await,
             Due::Early(time) => {
-                job.enqueue(&transaction, again(job, &data, time)).await?;
+                job.enqueue(&transaction, again::at(job, NAME, time)).await?;
                 return job.complete(transaction, json!({"approvalId": id, "early": time})).await;
             }
             Due::Now(_) if number < 0 => {
                 return job.complete(transaction, json!({"approvalId": id, "skipped": "open"})).await;
+            }
+            Due::Now(reminder) if number < reminder.latest && again::count(&job.data) > 0 => {
+                return job.complete(transaction, json!({"approvalId": id, "skipped": "overtaken"})).await;
             }
             Due::Now(reminder) => reminder,
         };
@@ -111,7 +112,10 @@ impl EscalationReminder {
         approval::next_reminder(&transaction, id, number).await?;
         approval::show(&transaction, id, number, &words.subject, &words.text).await?;
         transaction.commit().await?;
-        let told = self.mail(id, number, &reminder, words).await?;
+        let told = match self.mail(id, number, &reminder, words).await? {
+            Told::Done(told) => told,
+            Told::Later(why) => return again::after_a_pause(job, NAME, &why).await,
+        };
         #[cfg(feature = "test-jobs")]
         crate::fail_points::pass();
         let who = reminder.who.label();
@@ -122,26 +126,13 @@ impl EscalationReminder {
         Ok(json!({"approvalId": id, "number": number, "to": who}))
     }
 
-    /// Sends a mail; what is to be said of it in the journal.
-    async fn mail(&self, id: Uuid, number: i32, reminder: &Reminder, words: Words) -> Result<String, JobError> {
+    /// Sends a mail.
+    async fn mail(&self, id: Uuid, number: i32, reminder: &Reminder, words: Words) -> Result<Told, JobError> {
         let who = &reminder.who;
         let to = (who.approver_email.as_deref(), who.approver_name.as_deref());
         let id = MessageId::of(&["approval", &id.to_string(), &number.to_string()]);
         telling::mail(&self.engine, to, words.subject, words.text, id).await
     }
-}
-
-/// The same job once more, for its time.
-pub(super) fn again(job: &JobContext, data: &Data, time: DateTime<Utc>) -> WakeUp {
-    let early = data.early + 1;
-    let before = job.job_id();
-    let before = before.rsplit_once("-early-").map_or(before, |(before, _)| before);
-    let mut more = job.data.clone();
-    more["early"] = json!(early);
-    let name = if before.starts_with("reassign-") { super::escalation_reassignment::NAME } else { NAME };
-    let mut wake_up = WakeUp::new(format!("{before}-early-{early}"), name, more);
-    wake_up.due_at = Some(time);
-    wake_up
 }
 
 /// What the approver is told.
@@ -167,6 +158,7 @@ fn words(id: Uuid, number: i32, reminder: &Reminder) -> Words {
 mod tests {
     use super::*;
     use crate::store::approval::Approver;
+    use chrono::DateTime;
 
     #[test]
     fn the_message_says_what_is_to_be_decided_and_until_when() {
@@ -183,6 +175,7 @@ mod tests {
             due_at: DateTime::from_timestamp(1_800_000_000, 0),
             run: Uuid::nil(),
             step: "ask".into(),
+            latest: 0,
             workflow: "Onboarding".into(),
         };
         let first = words(Uuid::nil(), 0, &reminder);

@@ -3,6 +3,7 @@
 //! A handler gets a [`JobContext`] and returns its value or a [`JobError`]. Everything that it writes to PostgreSQL goes
 //! through [`JobContext::begin`], whose transactions only commit while the lease is the job's latest.
 
+mod again;
 mod alone;
 mod apart;
 mod attempt;

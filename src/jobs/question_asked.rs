@@ -1,7 +1,10 @@
 //! The part of `escalation-reminder` that tells somebody that they are asked something besides approvals, and closes what was
 //! left open when its step ended. The database writes the jobs: one with the question, and one for what it leaves open.
 
-use super::{JobContext, JobError, telling};
+use super::{
+    JobContext, JobError, again, escalation_reminder,
+    telling::{self, Told},
+};
 use crate::{
     engine::run::Engine,
     mail::{MessageId, message::one_line},
@@ -42,7 +45,10 @@ pub async fn tell(engine: &Engine, job: &JobContext, id: Uuid) -> Result<Value, 
     transaction.commit().await?;
     let email = question.assignee_email.as_deref();
     let message = MessageId::of(&["question", &id.to_string()]);
-    let told = telling::mail(engine, (email, None), subject, text, message).await?;
+    let told = match telling::mail(engine, (email, None), subject, text, message).await? {
+        Told::Done(told) => told,
+        Told::Later(why) => return again::after_a_pause(job, escalation_reminder::NAME, &why).await,
+    };
     let who = email.or(question.assignee_id.as_deref()).unwrap_or_default();
     tracing::info!("{who} is asked: {}{told}", question.kind.word());
     Ok(json!({"questionId": id, "to": who}))

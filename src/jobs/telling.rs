@@ -6,29 +6,37 @@ use crate::{
     mail::{Message, MessageId, address},
 };
 
-/// Sends a mail to an address and a name. Returns what is to be said of it in the journal: nothing, or why there is none.
+/// What became of a mail.
+pub enum Told {
+    /// It is sent, or never will be; what is to be said of that in the journal: nothing, or why there is none.
+    Done(String),
+    /// The server does not take it for now: why.
+    Later(String),
+}
+
+/// Sends a mail to an address and a name.
 ///
 /// # Errors
-/// The server does not take it, for now or for good.
+/// The server does not take it for good.
 pub async fn mail(
     engine: &Engine,
     (email, name): (Option<&str>, Option<&str>),
     subject: String,
     text: String,
     id: MessageId,
-) -> Result<String, JobError> {
+) -> Result<Told, JobError> {
     let mailer = &engine.tools().mailer;
     let to = match email.map(address::parse) {
-        None => return Ok(", without a mail: there is no address".into()),
-        Some(Err(why)) => return Ok(format!(", without a mail: {why}")),
+        None => return Ok(Told::Done(", without a mail: there is no address".into())),
+        Some(Err(why)) => return Ok(Told::Done(format!(", without a mail: {why}"))),
         Some(Ok(mailbox)) => name.map_or_else(|| mailbox.clone(), |name| address::named(&mailbox, name)),
     };
     if let Err(why) = mailer.sender() {
-        return Ok(format!(", without a mail: {why}"));
+        return Ok(Told::Done(format!(", without a mail: {why}")));
     }
     match mailer.send(&Message { to, subject, text: Some(text), html: None, id }).await {
-        Ok(()) => Ok(String::new()),
-        Err(error) if error.passing => Err(JobError::Retry(format!("the mail is not sent: {error}"))),
+        Ok(()) => Ok(Told::Done(String::new())),
+        Err(error) if error.passing => Ok(Told::Later(format!("the mail is not sent: {error}"))),
         Err(error) => Err(JobError::Fail(format!("the mail is not sent: {error}"))),
     }
 }

@@ -246,8 +246,7 @@ pub async fn lock_checkpoint_head(
     transaction: &FencedTransaction,
 ) -> Result<(Option<CheckpointHead>, DateTime<Utc>), StoreError> {
     let found = head(transaction, "SELECT number, to_position FROM audit_checkpoint_head FOR UPDATE").await?;
-    let now = transaction.query_one("SELECT clock_timestamp()", &[]).await?.try_get(0)?;
-    Ok((found, now))
+    Ok((found, transaction.now().await?))
 }
 
 async fn head(client: &Client, sql: &str) -> Result<Option<CheckpointHead>, StoreError> {

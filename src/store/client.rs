@@ -4,6 +4,7 @@ use super::{
     connect::{ANSWER_TIMEOUT, STATEMENT_TIMEOUT},
     error::{Place, StoreError},
 };
+use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
 use std::{
@@ -138,6 +139,11 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// The time by the database's clock.
+    pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        Ok(self.query_one("SELECT clock_timestamp()", &[]).await?.try_get(0)?)
     }
 
     /// How many rows a statement changed.

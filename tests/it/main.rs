@@ -39,6 +39,7 @@ mod links;
 #[cfg(feature = "test-jobs")]
 mod lost_answers;
 mod mail;
+mod mail_outage;
 #[cfg(feature = "test-jobs")]
 mod memory;
 #[cfg(feature = "test-jobs")]

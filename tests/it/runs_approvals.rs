@@ -1,7 +1,10 @@
 //! Runs that wait for approvals, with a real worker: each mode, deciding by plain SQL and by flohctl, expiry, reminders and
 //! reassignment, and what becomes of them when the run or Redis ends.
 
-use crate::support::{Fleet, free_port, runs::quote, smtp::Smtp, wait_for};
+use crate::{
+    runs_people::peopled,
+    support::{Fleet, free_port, runs::quote, smtp::Smtp, wait_for},
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -383,6 +386,19 @@ fn a_cancelled_run_leaves_nothing_to_decide_and_a_timeout_neither() {
     assert_eq!(statuses(&fleet.approvals(&run)), ["void", "void"]);
 }
 
+#[test]
+fn approvers_are_known_by_id_and_by_address() {
+    let fleet = peopled();
+    let _worker = fleet.worker("1", &[]);
+    let run = fleet.ask(json!({"approvers": ["u-ada", "MAX@example.org", "eve@example.net"], "mode": "parallel"}));
+    let sql = format!(
+        "SELECT concat_ws(' ', approver_id, approver_email, approver_name) FROM floh_worker.approval
+        WHERE run_id = '{run}' ORDER BY position"
+    );
+    let found: Vec<String> = fleet.sql(&sql).into_iter().filter_map(|mut row| row.remove(0)).collect();
+    assert_eq!(found, ["u-ada ada@example.org Ada", "u-max max@example.org Max", "eve@example.net"]);
+}
+
 /// By their names: a worker's own scheduler may be there, too.
 fn are_delayed(fleet: &mut Fleet, jobs: &[String]) -> Option<()> {
     let delayed = fleet.key("delayed");
@@ -408,7 +424,7 @@ fn an_emptied_redis_gets_the_escalations_back_and_none_comes_before_its_time() {
         fleet.call(6, "promote", json!({"job": job}));
         let again = format!(
             "SELECT 1 FROM floh_worker.job_outbox a JOIN floh_worker.job_outbox b ON b.job_id = '{job}'
-            WHERE a.job_id = '{job}-early-1' AND a.due_at = b.due_at AND a.ended IS NULL AND b.ended = 'completed'"
+            WHERE a.job_id = '{job}-again-1' AND a.due_at = b.due_at AND a.ended IS NULL AND b.ended = 'completed'"
         );
         wait_for("it to come again", LIMIT, || (!fleet.sql(&again).is_empty()).then_some(()));
     }
@@ -418,7 +434,8 @@ fn an_emptied_redis_gets_the_escalations_back_and_none_comes_before_its_time() {
     fleet.wait_end(&run, "was-approved");
 }
 
-/// The mail server is down: what is said in the application is there, the mail is tried again, and the reminders go on.
+/// The mail server is down: what is said in the application is there, and the reminders go on. The mail is tried again, and
+/// that of an earlier one no more when a later one has come.
 #[test]
 fn a_mail_server_that_is_down_costs_no_reminder() {
     let fleet = Fleet::start();
@@ -432,12 +449,21 @@ fn a_mail_server_that_is_down_costs_no_reminder() {
     worker.wait_log("the mail is not sent: the mail server 127.0.0.1:");
     let sql = format!("SELECT reminders FROM floh_worker.approval WHERE run_id = '{run}'");
     assert_eq!(fleet.sql(&sql)[0][0].as_deref(), Some("2"));
-    // None has ended: their mails are tried again.
-    assert_eq!(fleet.jobs(&run, "escalation-reminder", "no"), 3);
-    fleet.decide(&fleet.asked(&run, "a@example.org"), YES);
+    let id = fleet.asked(&run, "a@example.org");
+    let again = format!(
+        "SELECT data ->> 'number' FROM floh_worker.job_outbox
+        WHERE data ->> 'approvalId' = '{id}' AND name = 'escalation-reminder' AND ended IS NULL"
+    );
+    wait_for("only the latest to be tried again", MINUTE, || {
+        let open = fleet.sql(&again);
+        (open.len() == 1 && open[0][0].as_deref() == Some("2")).then_some(())
+    });
+    assert_eq!(fleet.jobs(&run, "escalation-reminder", "failed"), 0);
+    fleet.decide(&id, YES);
     fleet.wait_end(&run, "was-approved");
-    // And then nobody needs them.
-    wait_for("the void ones", MINUTE, || (fleet.jobs(&run, "escalation-reminder", "completed") == 3).then_some(()));
+    // And then nobody needs it.
+    wait_for("the void one", MINUTE, || (fleet.jobs(&run, "escalation-reminder", "no") == 0).then_some(()));
+    assert_eq!(fleet.jobs(&run, "escalation-reminder", "failed"), 0);
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn delay(id: &str, seconds: f64) -> Value {
         "config": {"connectorId": "delay", "command": "wait", "params": {"duration": seconds}}})
 }
 
-fn call(id: &str, url: String) -> Value {
+/// A call of another system.
+pub fn call(id: &str, url: String) -> Value {
     json!({"id": id, "type": "connector", "config": {
         "connectorId": "http", "command": "request", "params": {"method": "POST", "url": url, "body": {}, "timeout": 30}}})
 }

@@ -33,6 +33,8 @@ pub struct Reminder {
     pub run: Uuid,
     /// The step.
     pub step: String,
+    /// The number of the latest one that came before.
+    pub latest: i32,
     /// The definition's name.
     pub workflow: String,
 }
@@ -93,6 +95,7 @@ pub async fn reminder(
         due_at: row.try_get("due_at")?,
         run: row.try_get("run_id")?,
         step: row.try_get("step_id")?,
+        latest: row.try_get("reminders")?,
         workflow: row.try_get("workflow")?,
     }))
 }
