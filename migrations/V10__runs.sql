@@ -173,9 +173,12 @@ BEGIN
                 -- Whatever its epoch: each take of the same attempt has another one.
                 OR EXISTS (SELECT FROM job_execution j WHERE j.id = r.lease_execution
                     AND j.queue = NEW.queue AND j.job_id = NEW.job_id));
-    ELSIF NEW.epoch IS NULL THEN
+    ELSE
         PERFORM wake_run(r.id) FROM workflow_run r
-            WHERE r.id = v_run AND r.wake_seq = v_seq AND r.wake_at IS NOT NULL;
+            WHERE r.id = v_run AND r.wake_seq = v_seq AND r.wake_at IS NOT NULL
+                -- Ours may have had it before, and handed it back.
+                AND NOT EXISTS (SELECT FROM job_execution j
+                    WHERE j.queue = NEW.queue AND j.job_id = NEW.job_id AND j.state = 'committed');
     END IF;
     RETURN NULL;
 END $$;
@@ -187,7 +190,8 @@ CREATE TRIGGER end_of_wake_up AFTER UPDATE OF ended ON job_outbox
 
 -- Takes a run for a job: `taken` with all that is needed to go on, or why not: `missing`, `foreign` (another engine's),
 -- `ended`, `held` (its turn has not come), `busy` (another job works on it, and looks at what has woken it before it waits),
--- `stale` (it waits, and a later wake-up than this one is on its way). Asked again by the same job it gives the same answer.
+-- `stale` (it waits, and a later wake-up than this one is on its way). Asked again by the same job it gives the same answer. A
+-- job that the queue lost and got again is the same one: whoever had it before cannot commit any more.
 CREATE FUNCTION take_run(
     p_run uuid, p_seq bigint, p_execution bigint, p_epoch bigint,
     OUT outcome text, OUT definition_id uuid, OUT submitter_id text, OUT variables jsonb, OUT use_mocks boolean,
@@ -207,8 +211,9 @@ BEGIN
         WHEN v_run.engine <> 'floh-worker' THEN 'foreign'
         WHEN NOT is_live(v_run) THEN 'ended'
         WHEN v_run.held_back THEN 'held'
-        WHEN v_run.lease_epoch <> p_epoch AND EXISTS (SELECT FROM job_execution j
-            WHERE j.id = v_run.lease_execution AND j.epoch = v_run.lease_epoch AND j.state = 'taken') THEN 'busy'
+        WHEN v_run.lease_epoch <> p_epoch AND EXISTS (SELECT FROM job_execution j, job_execution m
+            WHERE j.id = v_run.lease_execution AND j.epoch = v_run.lease_epoch AND j.state = 'taken'
+                AND m.id = p_execution AND (m.queue, m.job_id) <> (j.queue, j.job_id)) THEN 'busy'
         WHEN v_run.status = 'waiting' AND v_run.wake_at IS NOT NULL AND p_seq < v_run.wake_seq THEN 'stale'
         ELSE 'taken'
     END;

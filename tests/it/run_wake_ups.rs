@@ -4,7 +4,7 @@ use crate::{
     store_ledger::{fetch, migrated, taken},
     support::{Fleet, PostgresServer, runs::chain},
 };
-use floh_worker::store::{Identity, Lease, Release, Store, outbox::Failed};
+use floh_worker::store::{Identity, Lease, Release, Store, outbox::Failed, run::CommitOutcome};
 use serde_json::json;
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -125,6 +125,35 @@ async fn a_wake_up_that_somebody_else_took_comes_again() {
     let row = bench.outbox_row(1).await;
     assert_eq!(bench.store.outbox_completed(&[row]).await.unwrap(), 1);
     assert_eq!(bench.wake_ups().await, ["1 completed", "2"]);
+}
+
+#[tokio::test]
+async fn a_wake_up_that_was_handed_back_and_then_taken_by_somebody_else_comes_again() {
+    let bench = Bench::new().await;
+    let lease = bench.lease(1, 0).await;
+    assert!(bench.store.release_because(&lease, Release::HandedBack, None).await.unwrap());
+    let row = bench.outbox_row(1).await;
+    assert_eq!(bench.store.outbox_completed(&[row]).await.unwrap(), 1);
+    assert_eq!(bench.wake_ups().await, ["1 completed", "2"]);
+}
+
+/// Redis has lost the job while a worker had it. It is sent again under its id, and is another job for the ledger.
+#[tokio::test]
+async fn a_job_that_the_queue_got_again_goes_on_with_its_run() {
+    let bench = Bench::new().await;
+    let first = bench.lease(1, 0).await;
+    bench.take_run(&first, 1).await;
+    let again = Identity { timestamp_ms: 1_700_000_100_000, ..bench.job(1, 0) };
+    let second = taken(&bench.store, &again, &fetch(1, 200)).await;
+    bench.take_run(&second, 1).await;
+    let change = json!({
+        "step": {"id": "start", "type": "start", "visit": 1, "attempt": 1, "status": "completed", "outcome": "success"},
+        "run": {"status": "running"}, "seen": 1,
+    });
+    let late = bench.store.commit_step(&first, bench.run, &change).await.unwrap();
+    assert_eq!(late.outcome, CommitOutcome::Moved);
+    let commit = bench.store.commit_step(&second, bench.run, &change).await.unwrap();
+    assert_eq!(commit.outcome, CommitOutcome::Committed);
 }
 
 /// The queue in the middle: a real worker's job is failed by hand, before any worker takes it.

@@ -396,7 +396,7 @@ fn approvers_are_known_by_id_and_by_address() {
         WHERE run_id = '{run}' ORDER BY position"
     );
     let found: Vec<String> = fleet.sql(&sql).into_iter().filter_map(|mut row| row.remove(0)).collect();
-    assert_eq!(found, ["u-ada ada@example.org Ada", "u-max max@example.org Max", "eve@example.net"]);
+    assert_eq!(found, ["u-ada Ada@Example.org Ada", "u-max max@example.org Max", "eve@example.net eve@example.net"]);
 }
 
 /// By their names: a worker's own scheduler may be there, too.

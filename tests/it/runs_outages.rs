@@ -70,6 +70,29 @@ fn a_call_that_came_back_while_postgresql_restarted_is_not_made_again() {
     worker.stop();
 }
 
+/// Redis loses everything together with the worker that had the run's job: the job comes again, and the run goes on.
+#[test]
+fn a_run_goes_on_whose_worker_was_killed_when_redis_was_emptied() {
+    let mut fleet = Fleet::start();
+    let http = HttpServer::start();
+    let settings = [("CONNECTOR_ALLOWED_HOSTS", "localhost")];
+    let mut first = fleet.worker("1", &settings);
+    let definition =
+        fleet.define(&chain("calls", vec![call("one", http.url("/effects")), call("two", http.url("/late/3000"))]));
+    let run = fleet.start_run(&definition, &json!({}));
+    wait_for("the second call", LIMIT, || (http.calls() >= 2).then_some(()));
+    first.kill();
+    fleet.redis::<()>("FLUSHALL", &[]);
+    let mut second = fleet.worker("2", &settings);
+    fleet.wait_run(&run, "completed", LIMIT);
+    let steps = fleet.steps(&run);
+    assert_eq!(steps.len(), 4, "{steps:#?}");
+    // Only the call that was out is made again, with its key.
+    assert_eq!(http.calls(), 3, "{:#}", http.seen());
+    assert_eq!(http.effects().as_object().unwrap().len(), 2, "{:#}", http.seen());
+    second.stop();
+}
+
 #[test]
 fn a_run_is_not_locked_while_a_call_is_out_and_cancelled_at_the_next_boundary() {
     let fleet = Fleet::start();

@@ -285,6 +285,25 @@ async fn a_fleet_that_was_stopped_for_long_fails_nothing_that_it_had_in_hand() {
     assert_eq!(bench.status(cut_off).await, "failed");
 }
 
+/// All workers of a queue are gone; others on another queue are there.
+#[tokio::test]
+async fn a_run_whose_job_is_still_to_be_done_is_left_to_it() {
+    let bench = Bench::new().await;
+    bench.old_fleet().await;
+    let start = fetch(1, 100);
+    bench.worker(start.invocation, 86_400.0, 2400.0).await;
+    let sql =
+        "INSERT INTO job_outbox (queue, job_id, name, sent_at) VALUES ('bull:test', 'waits', 'test.sleep', now())";
+    bench.api.execute(sql, &[]).await.unwrap();
+    let run = bench.run("running", 40).await;
+    bench.lease(run, "waits", &start).await;
+    assert_eq!(bench.recover("a").await, counts(0, 0, 0));
+    // It has ended, and did not go on with the run.
+    bench.api.execute("UPDATE job_outbox SET ended = 'completed', ended_at = now()", &[]).await.unwrap();
+    assert_eq!(bench.recover("b").await, counts(1, 0, 1));
+    assert_eq!(bench.status(run).await, "failed");
+}
+
 /// 2,500 stuck runs, each with a running step, among 100 that are not.
 async fn many(bench: &Bench) {
     let sql = "INSERT INTO workflow_run (definition_id, status, updated_at)

@@ -32,9 +32,10 @@ pub struct StuckPage {
 ///   whole timeout from then on: its job is still in the queue, and nobody could take it before.
 /// * `stuck`: our running runs without progress, without those whose ledger row is held by a worker that was heard of
 ///   within the timeout (the job of one that was killed waits in the queue, and perhaps behind others), or whose attempt
-///   ended within it (another one may be due). A run is
-///   woken if a wake-up is due, or its lease was handed back, or is so old that the ledger has forgotten it (which
-///   means that no worker ran for all that time, or it would have been dealt with long before).
+///   ended within it (another one may be due), or whose job is a wake-up that has not ended (it waits for a worker of its
+///   queue, and if it fails the run fails with it). A run is woken if a wake-up is due, or its lease was handed back, or is
+///   so old that the ledger has forgotten it (which means that no worker ran for all that time, or it would have been dealt
+///   with long before).
 /// * A row that another transaction has locked makes progress, or is being dealt with: it is passed over.
 const RECOVER: &str = "
     WITH fleet AS (
@@ -53,6 +54,7 @@ const RECOVER: &str = "
                 WHERE w.invocation = j.invocation AND w.last_seen > now() - make_interval(secs => greatest($2, $4))))
             AND (j.state IS NULL OR j.state IN ('taken', 'handed_back')
                 OR j.updated_at < now() - make_interval(secs => $2))
+            AND NOT EXISTS (SELECT FROM job_outbox o WHERE o.id = j.outbox_id AND o.ended_at IS NULL)
             AND (r.wake_at IS NOT NULL OR r.lease_execution IS NULL OR j.id IS NULL OR j.state = 'handed_back'
                 OR fleet.since < now() - make_interval(secs => $2))
         ORDER BY r.updated_at, r.id
