@@ -43,12 +43,16 @@ struct Victim {
 
 fn frozen(row: &Row) -> Verdict {
     let fault = if row.is_full() { "SIGSTOP past the lock" } else { "SIGSTOP, the locks taken away" };
-    let mut proxies = Vec::new();
+    let (mut proxies, mut redis) = (Vec::new(), None);
     let mut stage = Stage::start(row, format!("a worker frozen ({fault}) at five moments at once"), |fleet| {
         let mut plan = Plan::workers(&[10, 10]);
         for settings in &mut plan.workers {
             proxies.push(fleet.postgres_proxy());
             settings.insert("DB_PORT", proxies.last().unwrap().port().to_string());
+        }
+        if row.off == Some("confirm") {
+            let port = redis.insert(fleet.proxy()).port();
+            plan.workers[0].insert("REDIS_PORT", port.to_string());
         }
         plan
     });
@@ -62,11 +66,16 @@ fn frozen(row: &Row) -> Verdict {
             stage.fleet.redis::<redis::Value>("SET", &[&lock, &token, &"PX", &30_000, &"NX"]);
         }
     }
+    let race = &victims.iter().find(|victim| victim.moment == "race").unwrap().id;
+    // Only the question after the take is to stand between the stale worker and its handler: the renewal, by which it hears
+    // that it lost its jobs, comes too late.
+    redis.iter().for_each(|redis| redis.arm(race, Fault::Hold));
     stage.crew.signal(0, Signal::SIGCONT);
     proxies[0].release();
     let thawed = now_ms();
-    let_the_stale_one_take(&mut stage, &victims);
+    let_the_stale_one_take(&mut stage, race);
     proxies[1].release();
+    redis.iter().for_each(Proxy::release);
     stage.pick_up(thawed);
     judge(&mut stage, &victims);
     stage.end()
@@ -176,12 +185,9 @@ fn wait_for_successor(stage: &mut Stage, victims: &[Victim], proxy: &Proxy) {
 }
 
 /// The stale worker's take of `race` arrives first. Nothing may come of it.
-fn let_the_stale_one_take(stage: &mut Stage, victims: &[Victim]) {
-    let victim = victims.iter().find(|victim| victim.moment == "race").unwrap();
-    let query = format!(
-        "SELECT 1 FROM floh_worker.job_execution WHERE job_id = '{}' AND state IN ('lost', 'committed')",
-        victim.id
-    );
+fn let_the_stale_one_take(stage: &mut Stage, race: &str) {
+    let query =
+        format!("SELECT 1 FROM floh_worker.job_execution WHERE job_id = '{race}' AND state IN ('lost', 'committed')");
     let end = Instant::now() + Duration::from_secs(8);
     while stage.fleet.sql(&query).is_empty() && Instant::now() < end {
         sleep(Duration::from_millis(20));
