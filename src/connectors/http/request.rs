@@ -221,8 +221,9 @@ fn check_path(path: &str) -> Result<(), &'static str> {
     if decoded.contains('\\') || decoded.chars().any(char::is_control) {
         return Err("`path` has no backslash and no control character");
     }
-    if decoded.split('/').any(|segment| segment == "." || segment == "..") {
-        return Err("`path` has no segment `.` or `..`");
+    // Many servers take the parameters of a segment off, which begin with `;`, before they look at what it is.
+    if decoded.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | ".."))) {
+        return Err("`path` has no segment `.` or `..`, not even with `;` behind it");
     }
     Ok(())
 }
@@ -267,7 +268,9 @@ mod tests {
 
     #[test]
     fn a_path_that_would_leave_its_place_is_refused() {
-        for path in ["users", "users/7", "a%2Fb", "a..b/...", "", "übung", "a b/"] {
+        for path in
+            ["users", "users/7", "a%2Fb", "a..b/...", "", "übung", "a b/", "users;x=../7", "a;..", "...;/b", ";"]
+        {
             assert_eq!(check_path(path), Ok(()), "{path}");
         }
         for path in [
@@ -277,6 +280,12 @@ mod tests {
             "%2e%2E/b",
             "a/.%2e",
             "a%2f..%2fb",
+            "..;/admin",
+            "a/.;x=1/b",
+            "a/..;",
+            "a/..%3B/b",
+            "a/%2e%2E%3bx;y/b",
+            "a;x%2F..;/b",
             "a\\b",
             "a%5cb",
             "a?b",

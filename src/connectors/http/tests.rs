@@ -46,7 +46,7 @@ fn a_command_is_filled_with_values_that_stay_where_they_are_put() {
     assert_eq!(get(json!(7), "&x=1#"), "https://crm.example/api/users/7?list=a&list=true&n=5&q=%26x%3D1%23");
     assert!(get(json!("a/b?c#d%2e"), "").starts_with("https://crm.example/api/users/a%2Fb%3Fc%23d%252e?"));
     assert!(get(json!("{{params.q}}"), "").starts_with("https://crm.example/api/users/%7B%7Bparams.q%7D%7D?"));
-    for hostile in ["..", ".", "../admin", "..\\admin", "a/../../admin", "\0"] {
+    for hostile in ["..", ".", "../admin", "..\\admin", "a/../../admin", "..;", ".;x", "\0"] {
         assert!(get(json!(hostile), "").starts_with("refused: "), "{hostile}");
     }
     let missing = plan(crm(), "get", json!({"id": 7})).err().unwrap();
@@ -120,6 +120,9 @@ fn requests_are_bounded_where_an_administrator_has_named_commands() {
         ("admin", false),
         ("public/../admin", false),
         ("public/%2e%2e/admin", false),
+        ("public/..;/admin", false),
+        ("public/..%3Bx=1/admin", false),
+        ("public/a;x=1", true),
     ] {
         assert_eq!(plan(config.clone(), "request", json!({"path": path})).is_ok(), allowed, "{path}");
     }
@@ -169,7 +172,7 @@ proptest! {
 
     /// Whatever a step says, the call stays below the base, and a value stays one segment.
     #[test]
-    fn hostile_paths_stay_below_the_base(text in "([a-z./\\\\%@:?#\t\0 é{}2eEfF5c]|\\.\\.|%2e|%2f|//|\\{\\{){0,12}") {
+    fn hostile_paths_stay_below_the_base(text in "([a-z./\\\\;%@:?#\t\0 é{}2eEfF5c]|\\.\\.|%2e|%2f|//|\\{\\{){0,12}") {
         let base = json!({
             "baseUrl": "https://crm.example:8443/api/v1",
             "commands": {"get": {"path": "/a/{{params.x}}/z"}}, "allowedPaths": ["/*"],
