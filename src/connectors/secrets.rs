@@ -12,8 +12,10 @@ use aes_gcm::{
     aead::{Aead, KeyInit, Payload},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
+use url::form_urlencoded;
 
 /// How a sealed secret begins.
 const MARK: &str = "enc:v1:";
@@ -218,18 +220,52 @@ fn differs(value: &Value, hidden: &Value) -> bool {
     }
 }
 
+/// What is encoded in a URL's part by RFC 3986, and so in a value within a path.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// The same by JavaScript's `encodeURIComponent`.
+const COMPONENT: &AsciiSet = &RESERVED.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
+/// What is encoded in a path as a whole.
+const PATH: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'`').add(b'{').add(b'}');
+
+/// A secret in other words: as it is written in a URL, in a form and in JSON. A server that tells what it was asked has it
+/// in the spelling in which it was sent, or in its own.
+fn spellings(secret: &str) -> impl Iterator<Item = String> {
+    let percent = [RESERVED, COMPONENT, PATH].map(|set| utf8_percent_encode(secret, set).to_string());
+    let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let json = Value::from(secret).to_string();
+    // Without the quotes around it.
+    let json = json[1..json.len() - 1].to_string();
+    percent.into_iter().chain([form]).flat_map(|text| [small_hex(&text), text]).chain([json])
+}
+
+/// With `%2f` in place of `%2F`.
+fn small_hex(text: &str) -> String {
+    let mut parts = text.split('%');
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |text, part| {
+        let (digits, rest) = part.split_at_checked(2).unwrap_or((part, ""));
+        text + "%" + &digits.to_ascii_lowercase() + rest
+    })
+}
+
 /// Secrets of a call, which are taken out of what it says: a server may send back what it was sent.
 #[derive(Default, Clone)]
 pub(super) struct Scrub(Vec<String>);
 
 impl Scrub {
-    /// One more.
+    /// One more, in all its spellings.
     pub(super) fn add(&mut self, secret: &str) {
-        if secret.len() >= SHORTEST && !self.0.iter().any(|known| known == secret) {
-            self.0.push(secret.to_string());
-            // The longest first: one may be a part of another.
-            self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
+        if secret.len() < SHORTEST {
+            return;
         }
+        for text in std::iter::once(secret.to_string()).chain(spellings(secret)) {
+            if !self.0.contains(&text) {
+                self.0.push(text);
+            }
+        }
+        // The longest first: one may be a part of another.
+        self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
     }
 
     /// The text without them.

@@ -38,6 +38,7 @@ const answers = {
   },
   status: (call, response, [status]) => json(response, Number(status), { message: `no: ${call.headers.authorization}` }),
   hired: (call, response) => json(response, 202, { id: 'T-1', ...JSON.parse(call.body) }),
+  unknown: ({ method, url }, response) => json(response, 404, { message: `no route ${method} ${url}` }),
   redirect: (_, response) => response.writeHead(302, { location: '/effects' }).end(),
   slow: () => {},
   // Does it after so many milliseconds.

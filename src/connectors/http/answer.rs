@@ -1,7 +1,7 @@
 //! What comes back: read up to a limit, as JSON where it says that it is, or as text.
 
 use super::{request::Request, send};
-use crate::connectors::Failure;
+use crate::connectors::{Failure, secrets::Scrub};
 use reqwest::{
     Response,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, SET_COOKIE},
@@ -78,8 +78,9 @@ fn headers(headers: &HeaderMap) -> Map<String, Value> {
     all
 }
 
-/// What an error says about itself, where it does so in one of the usual ways.
-pub(super) async fn excerpt(mut response: Response) -> Option<String> {
+/// What an error says about itself, where it does so in one of the usual ways. Secrets are taken out before it is cut: half of
+/// one would not be known for what it is.
+pub(super) async fn excerpt(mut response: Response, scrub: &Scrub) -> Option<String> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.ok()? {
         bytes.extend_from_slice(&chunk);
@@ -93,6 +94,7 @@ pub(super) async fn excerpt(mut response: Response) -> Option<String> {
         ["message", "error_description", "detail", "title", "error"].iter().find_map(|name| text(members.get(*name)?))
     };
     let said = within(&body).or_else(|| within(body.get("error")?.as_object()?))?;
+    let said = scrub.text(&said);
     let plain: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(EXCERPT).collect();
     Some(plain.trim().to_string())
 }

@@ -102,8 +102,8 @@ async fn unexpected(response: Response, request: &Request, scrub: &Scrub) -> Fai
     let message = if status.is_redirection() && response.headers().contains_key(LOCATION) {
         format!("{name} answered {status}: redirects are not followed, so the URL has to be the last one")
     } else {
-        match answer::excerpt(response).await {
-            Some(why) => format!("{name} answered {status}: {}", scrub.text(&why)),
+        match answer::excerpt(response, scrub).await {
+            Some(why) => format!("{name} answered {status}: {why}"),
             None => format!("{name} answered {status}"),
         }
     };

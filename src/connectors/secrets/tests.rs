@@ -125,3 +125,42 @@ fn what_a_server_sends_back_is_scrubbed_and_can_be_stored() {
     let value = scrub.value(json!({"a hunter22": ["Bearer hunter22", "x\u{0}y", "abc", 5]}));
     assert_eq!(value, json!({"a ***": ["***", "x\u{fffd}y", "abc", 5]}));
 }
+
+#[test]
+fn a_secret_is_known_in_every_spelling_in_which_it_is_sent() {
+    let mut scrub = Scrub::default();
+    for secret in ["ab+c/d==", "Sésam, \"open\"!", "100%~{x}", "50%41"] {
+        scrub.add(secret);
+    }
+    for text in [
+        // As a form or a query has it, and with small digits.
+        "?k=ab%2Bc%2Fd%3D%3D",
+        "?k=ab%2bc%2fd%3d%3d",
+        "S%C3%A9sam%2C+%22open%22%21",
+        "s=S%c3%a9sam%2c+%22open%22%21",
+        // In a path, as JavaScript encodes it, and as the URL of a whole path does.
+        "/S%C3%A9sam%2C%20%22open%22%21/",
+        "/S%C3%A9sam%2C%20%22open%22!/",
+        "/S%C3%A9sam,%20%22open%22!/",
+        "100%25~%7Bx%7D",
+        "100%25%7E%7Bx%7D",
+        "/100%~%7bx%7d",
+        // In JSON within a text.
+        r#"{"k":"Sésam, \"open\"!"}"#,
+        "50%2541",
+        "50%41",
+    ] {
+        let scrubbed = scrub.text(text);
+        assert!(scrubbed.contains("***"), "{text}: {scrubbed}");
+        for part in ["ab", "sam", "open", "100", "41", "%"] {
+            assert!(!scrubbed.contains(part), "{text}: {scrubbed}");
+        }
+    }
+    assert_eq!(scrub.text("ab%2Bc%2Fd%3D"), "ab%2Bc%2Fd%3D");
+    // What is the same in all of them is looked for once; what is shorter than four is not, however it is spelled.
+    let mut plain = Scrub::default();
+    for secret in ["hunter22", "hunter22", "+/="] {
+        plain.add(secret);
+    }
+    assert_eq!(plain.0, ["hunter22"]);
+}

@@ -1,7 +1,8 @@
 //! Servers that do not mean well: every call ends, in time, in a sentence, with what can be stored.
 
-use super::{Ask, codes, connectors};
+use super::{Ask, KEY, codes, connectors, row, settings};
 use crate::support::http::HttpServer;
+use floh_worker::connectors::{Connectors, secrets::Keyring};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -61,4 +62,30 @@ async fn what_is_no_answer_is_a_sentence() {
     assert_eq!(body("123456789012345678901234567890").await, json!(123_456_789_012_345_678_901_234_567_890_f64));
     assert_eq!(body("{\"a\": 1, \"a\": 2}").await, json!({"a": 2}));
     assert_eq!(body("").await, Value::Null);
+}
+
+/// Web servers and frameworks say which address they do not know.
+#[tokio::test]
+async fn an_answer_that_quotes_the_call_gives_no_secret_away() {
+    let server = HttpServer::start();
+    let allowed = settings(&[("CONNECTOR_ALLOWED_HOSTS", "localhost"), ("CONNECTOR_ENCRYPTION_KEY", KEY)]);
+    let sealed = Keyring::new(&allowed).seal("crm", "ab+c/d==geheim").unwrap();
+    let query = json!({"api_key": sealed});
+    let row = row(json!({"baseUrl": server.url("/"), "commands": {
+        "short": {"path": "unknown/x", "query": query},
+        // The secret lies where the excerpt ends.
+        "long": {"path": format!("unknown/{}", "x".repeat(152)), "query": query},
+        "known": {"path": "echo", "query": query},
+    }}));
+    let connectors = Connectors::new(&allowed);
+    let ask = Ask { row: Some(&row), ..Ask::of(&connectors) };
+    let (code, _, message) = codes(ask.call("short", json!({})).await);
+    assert_eq!(code, "HTTP_404");
+    assert!(message.ends_with(": no route GET /unknown/x?api_key=***"), "{message}");
+    let (_, _, message) = codes(ask.call("long", json!({})).await);
+    assert!(message.ends_with("x?api_key=***"), "{message}");
+    let answer = ask.call("known", json!({})).await.unwrap();
+    assert_eq!(answer.data["url"], "/echo?api_key=***");
+    // The server got it.
+    assert_eq!(server.seen()["calls"][0]["url"], "/unknown/x?api_key=ab%2Bc%2Fd%3D%3Dgeheim");
 }
