@@ -1,6 +1,6 @@
 //! TLS towards other systems: rustls with the ring provider, and the system's certificate authorities.
 
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls::{AlertDescription, ClientConfig, Error, RootCertStore, crypto::ring};
 use rustls_pki_types::CertificateDer;
 use std::sync::{Arc, OnceLock};
 
@@ -38,6 +38,22 @@ impl Tls {
     pub(super) fn trusting_nobody() -> Result<ClientConfig, String> {
         client_side(RootCertStore::empty())
     }
+}
+
+/// Whether no connection came about because of a certificate: the other side's is not accepted, or it asks for one of ours,
+/// and there is none. That stays, as a login that is refused does, and the step fails at once. Anything else, such as an alert
+/// or an answer that is no TLS, comes from a server that is being set up, too, and may pass.
+///
+/// Mail waits for both to be put right: its one server is a setting of the worker, and stands between it and every message.
+/// Here somebody else's system is called by one step, which may have an edge for it.
+pub(super) fn is_about_certificates(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidCertificate(_)
+            | Error::NoCertificatesPresented
+            | Error::UnsupportedNameType
+            | Error::AlertReceived(AlertDescription::CertificateRequired)
+    )
 }
 
 fn client_side(roots: RootCertStore) -> Result<ClientConfig, String> {

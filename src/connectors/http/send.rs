@@ -4,7 +4,7 @@ use super::{
     answer::{self, Received},
     request::Request,
 };
-use crate::connectors::{Call, Failure, Hosts, secrets::Scrub, tls::Tls};
+use crate::connectors::{Call, Failure, Hosts, secrets::Scrub, tls, tls::Tls};
 use reqwest::{
     Client, Response,
     dns::{Addrs, Name, Resolve, Resolving},
@@ -83,8 +83,11 @@ pub(super) fn explain(request: &Request, error: reqwest::Error) -> Failure {
     let name = request.name();
     // The URL in its message holds data.
     let error = error.without_url();
-    if let Some(tls) = find::<rustls::Error>(&error) {
-        return Failure::new("TLS", format!("{name}: {tls}"));
+    if let Some(error) = find::<rustls::Error>(&error) {
+        return Failure {
+            passing: !tls::is_about_certificates(error),
+            ..Failure::new("TLS", format!("{name}: {error}"))
+        };
     }
     if error.is_builder() {
         return Failure::new("BAD_PARAMS", format!("{name} cannot be sent: {}", chain(&error)));

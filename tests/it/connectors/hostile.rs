@@ -4,7 +4,12 @@ use super::{Ask, KEY, codes, connectors, row, settings};
 use crate::support::http::HttpServer;
 use floh_worker::connectors::{Connectors, secrets::Keyring};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    thread,
+    time::{Duration, Instant},
+};
 
 #[tokio::test]
 async fn an_answer_that_never_ends_is_given_up() {
@@ -88,4 +93,36 @@ async fn an_answer_that_quotes_the_call_gives_no_secret_away() {
     assert_eq!(answer.data["url"], "/echo?api_key=***");
     // The server got it.
     assert_eq!(server.seen()["calls"][0]["url"], "/unknown/x?api_key=ab%2Bc%2Fd%3D%3Dgeheim");
+}
+
+/// As load balancers do while they are set up: a fatal alert, and HTTP without TLS.
+#[tokio::test]
+async fn a_handshake_that_breaks_off_may_go_better_later() {
+    const ALERTS: [[u8; 7]; 3] = [
+        // handshake_failure, internal_error, unrecognized_name.
+        [0x15, 3, 3, 0, 2, 2, 40],
+        [0x15, 3, 3, 0, 2, 2, 80],
+        [0x15, 3, 3, 0, 2, 2, 112],
+    ];
+    const CERTIFICATE_REQUIRED: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 116];
+    let authority = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
+    let connectors = connectors().trusting(vec![authority.cert.der().to_owned()]);
+    let plain = &b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"[..];
+    let passing = ALERTS.iter().map(|alert| &alert[..]).chain([plain]).map(|answer| (answer, true));
+    for (answer, expected) in passing.chain([(&CERTIFICATE_REQUIRED[..], false)]) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answer = answer.to_vec();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut hello = [0; 4096];
+            assert!(stream.read(&mut hello).unwrap() > 0);
+            stream.write_all(&answer).unwrap();
+            // Until the other side has read it.
+            while stream.read(&mut hello).is_ok_and(|read| read > 0) {}
+        });
+        let (code, passing, message) = codes(Ask::of(&connectors).get(format!("https://localhost:{port}/")).await);
+        assert_eq!((code.as_str(), passing), ("TLS", expected), "{message}");
+        server.join().unwrap();
+    }
 }
