@@ -1,6 +1,6 @@
 //! `flohctl approval`: shows what waits for a decision, and decides it as an API server does.
 
-use super::{Answer, NO, complain, complain_store, run::find, say};
+use super::{Answer, NO, complain, complain_store, remark, run::find, say};
 use crate::{
     config::Config,
     store::{
@@ -92,7 +92,7 @@ async fn show(list: &List, store: &Store) -> Answer {
         tell(approval);
     }
     if approvals.len() == usize::try_from(MOST).unwrap_or(usize::MAX) {
-        eprintln!("flohctl: these are the first {MOST}; --run ID shows those of one run");
+        remark(format_args!("these are the first {MOST}; --run ID shows those of one run"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! `flohctl audit`: looks after the audit log.
 
-use super::{Answer, CONFIG, NO, USAGE, complain, complain_store, say};
+use super::{Answer, CONFIG, NO, USAGE, complain, complain_store, remark, say};
 use crate::{
     audit::{self, Evidence, KeyRing, SigningKey, Summary, Witness},
     config::Config,
@@ -106,7 +106,7 @@ async fn look(store: &Store, evidence: &Evidence) -> Result<Result<Summary, audi
     let mut told = Instant::now();
     audit::verify(store, evidence, |position| {
         if watched && told.elapsed() > Duration::from_secs(2) {
-            eprintln!("flohctl: {position} rows are good so far");
+            remark(format_args!("{position} rows are good so far"));
             told = Instant::now();
         }
     })

@@ -1,6 +1,6 @@
 //! `flohctl connector`: looks after connectors and their secrets.
 
-use super::{Answer, CONFIG, FAILED, NO, complain, complain_store, say, workflow};
+use super::{Answer, CONFIG, FAILED, NO, complain, complain_store, remark, say, say_pretty_json, workflow};
 use crate::{
     config::Config,
     connectors::{
@@ -128,7 +128,7 @@ async fn show(store: &Store, name: &str) -> Answer {
         "id": row.id, "name": row.name, "type": row.kind, "config": hide(&Value::Object(row.config)),
         "mocks": row.mocks, "mockEnabled": row.mock_enabled, "enabled": row.enabled,
     });
-    say(serde_json::to_string_pretty(&shown).map_err(|error| complain(FAILED, &error))?);
+    say_pretty_json(&shown);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -218,7 +218,7 @@ fn read(path: &Path, keys: &Keyring) -> Result<ConnectorRow, ExitCode> {
     // What cannot be opened here, no worker with the same settings could open.
     keys.reseal(&file.name, &file.config).map_err(|failure| refuse(failure.message))?;
     if has_plain_secret(&config) {
-        eprintln!("flohctl: {place}: a secret in it is not sealed; see `flohctl connector seal`");
+        remark(format_args!("{place}: a secret in it is not sealed; see `flohctl connector seal`"));
     }
     Ok(ConnectorRow {
         id: file.id.unwrap_or_else(Uuid::new_v4),

@@ -3,12 +3,16 @@
 //! Exit codes: 0 done, 1 the question was answered with no, 64 usage, 69 a server is not available or its schema not
 //! migrated (try again), 70 something failed, 78 the configuration has to change.
 
+// All that is said goes through `output`, which makes it harmless.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod approval;
 mod audit;
 mod config;
 mod connector;
 mod job;
 mod migrate;
+mod output;
 mod question;
 mod run;
 mod schedule;
@@ -21,7 +25,8 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
-use std::{fmt::Display, io::Write, path::PathBuf, process::ExitCode};
+use output::{remark, say, say_json, say_pretty_json};
+use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
 /// The question was answered with no: pending migrations, a broken chain.
 const NO: u8 = 1;
@@ -112,8 +117,8 @@ async fn answer(cli: Cli) -> Answer {
 /// The configuration, or its mistakes on standard error.
 fn configuration(files: &[PathBuf]) -> Result<Config, ExitCode> {
     let settings = settings::find(files).map_err(|errors| complain_each(&errors))?;
-    for (path, remark) in &settings.remarks {
-        eprintln!("flohctl: {}: {remark}", path.display());
+    for (path, found) in &settings.remarks {
+        remark(format_args!("{}: {found}", path.display()));
     }
     match Config::load(&settings.variables) {
         Ok((config, notices)) => {
@@ -130,21 +135,16 @@ fn configuration(files: &[PathBuf]) -> Result<Config, ExitCode> {
 /// Warnings on standard error. That workers will make no checkpoints is not for every command to say.
 fn warn(notices: &[Notice]) {
     for notice in notices.iter().filter(|n| n.severity == Severity::Warning && n.variable != "AUDIT_CHECKPOINT_KEY") {
-        eprintln!("flohctl: {notice}");
+        remark(notice);
     }
 }
 
 /// Reports mistakes in the settings on standard error, a line each.
 fn complain_each(errors: &ConfigErrors) -> ExitCode {
     for mistake in &errors.mistakes {
-        eprintln!("flohctl: {mistake}");
+        remark(mistake);
     }
     ExitCode::from(CONFIG)
-}
-
-/// A line on standard output. Whoever reads it may stop doing so (`| head`): that is no mistake.
-fn say(line: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// A time as people read it.
@@ -154,7 +154,7 @@ fn time(at: DateTime<Utc>) -> String {
 
 /// Reports a mistake on standard error.
 fn complain(code: u8, error: &dyn Display) -> ExitCode {
-    eprintln!("flohctl: {error}");
+    remark(error);
     ExitCode::from(code)
 }
 

@@ -1,6 +1,6 @@
 //! `flohctl question`: shows what people are asked besides approvals, and answers as an API server does.
 
-use super::{Answer, NO, USAGE, complain, complain_store, run::find, say};
+use super::{Answer, NO, USAGE, complain, complain_store, remark, run::find, say};
 use crate::{
     config::Config,
     store::{
@@ -124,7 +124,9 @@ async fn show(list: &List, store: &Store) -> Answer {
         describe(question);
     }
     if questions.len() == usize::try_from(MOST).unwrap_or(usize::MAX) {
-        eprintln!("flohctl: these are the first {MOST}; --to WHO shows those to one person, --run ID those of one run");
+        remark(format_args!(
+            "these are the first {MOST}; --to WHO shows those to one person, --run ID those of one run"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

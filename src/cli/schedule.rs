@@ -1,6 +1,6 @@
 //! `flohctl schedule`: what starts runs at certain times.
 
-use super::{Answer, NO, USAGE, complain, complain_store, run::misfits, say};
+use super::{Answer, NO, USAGE, complain, complain_store, remark, run::misfits, say};
 use crate::{
     config::Config,
     cron::Timetable,
@@ -143,7 +143,7 @@ pub async fn run(command: &Command, config: impl FnOnce() -> Result<Config, Exit
                 (None, Some(name)) => match find(&open(&config()?).await?, name).await? {
                     Some(listed) => {
                         if !listed.schedule.enabled {
-                            eprintln!("flohctl: the schedule {name} is paused");
+                            remark(format_args!("the schedule {name} is paused"));
                         }
                         (listed.schedule.cron, listed.schedule.zone)
                     }
@@ -228,14 +228,14 @@ async fn add(arguments: &Add, variables: Map<String, Value>, config: &Config, st
     let mut versions = versions.map_err(|error| complain_store(&error))?.into_iter();
     match versions.find(|version| version.status == DefinitionStatus::Active) {
         None => {
-            eprintln!(
-                "flohctl: no version of the definition {} is active: until one is, nothing starts",
+            remark(format_args!(
+                "no version of the definition {} is active: until one is, nothing starts",
                 new.definition
-            );
+            ));
         }
         Some(active) => {
             for wrong in misfits(&engine::validate(&active.document).0, &variables) {
-                eprintln!("flohctl: {}@{}: {wrong}", new.definition, active.version);
+                remark(format_args!("{}@{}: {wrong}", new.definition, active.version));
             }
         }
     }

@@ -3,7 +3,7 @@
 mod draw;
 mod stored;
 
-use super::{Answer, CONFIG, NO, complain, say};
+use super::{Answer, CONFIG, NO, complain, remark, say};
 use crate::{
     config::Config,
     engine::{self, Definition, Finding, Severity},
@@ -80,9 +80,7 @@ pub async fn run(command: &Command, configuration: impl Fn() -> Result<Config, E
             };
             let (definition, findings) = engine::validate(&document);
             draw::draw(&definition, &document).into_iter().for_each(say);
-            for finding in &findings {
-                eprintln!("flohctl: {finding}");
-            }
+            findings.iter().for_each(remark);
             Ok(if is_refused(&findings) { ExitCode::from(NO) } else { ExitCode::SUCCESS })
         }
         Command::Import { file } => {
@@ -120,7 +118,7 @@ fn validate(source: &str, document: &Value) -> ExitCode {
 fn checked(source: &str, document: &Value) -> Result<Definition, ExitCode> {
     let (definition, findings) = engine::validate(document);
     for finding in &findings {
-        eprintln!("flohctl: {source}: {finding}");
+        remark(format_args!("{source}: {finding}"));
     }
     if is_refused(&findings) {
         return Err(complain(NO, &format_args!("{source}: the definition cannot be published as it is")));

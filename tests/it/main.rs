@@ -30,6 +30,7 @@ mod daemon_life;
 mod deadlines;
 #[cfg(feature = "test-jobs")]
 mod failover;
+mod flohctl_text;
 mod harness;
 #[cfg(feature = "test-jobs")]
 mod interop;

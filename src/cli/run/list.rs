@@ -1,7 +1,7 @@
 //! `flohctl run list`.
 
 use crate::{
-    cli::{Answer, complain_store, say, time},
+    cli::{Answer, complain_store, say, say_json, time},
     store::{
         Store,
         definition::Reference,
@@ -61,7 +61,7 @@ pub async fn run(arguments: &Arguments, store: &Store) -> Answer {
     };
     let runs = store.list_runs(&filter).await.map_err(|error| complain_store(&error))?;
     if arguments.json {
-        say(serde_json::to_value(&runs).unwrap_or_default());
+        say_json(&runs);
     } else if runs.is_empty() {
         say("there are no such runs");
     } else {

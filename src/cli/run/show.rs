@@ -2,7 +2,7 @@
 
 use super::{One, find, unknown};
 use crate::{
-    cli::{Answer, complain_store, say, time},
+    cli::{Answer, complain_store, say, say_json, time},
     connectors::secrets::hide,
     store::{
         Store,
@@ -41,7 +41,7 @@ pub async fn run(arguments: &Arguments, store: &Store) -> Answer {
         step.result = step.result.as_ref().map(hide);
     }
     if arguments.json {
-        say(serde_json::to_value(&shown).unwrap_or_default());
+        say_json(&shown);
     } else {
         story(&shown).into_iter().for_each(say);
     }
