@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// The code of what is not known to be wrong: the machine could not look. It forbids to publish, and no more.
+pub const UNCHECKED: &str = "UNCHECKED_CODE";
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

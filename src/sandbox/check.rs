@@ -2,11 +2,12 @@
 //!
 //! This happens in our own process, because it has to work wherever definitions are read, and a parser is no interpreter:
 //! its recursion is bounded by QuickJS's stack limit on a thread with room to spare, its memory by the limit of scripts,
-//! its time by the code's length. A thread that takes too long all the same is not waited for.
+//! its time by the code's length. A thread that takes too long all the same is not waited for: that may be the machine's
+//! fault, which is stopped, crowded or full, and says nothing of the code.
 
 use super::{
     LONGEST_CODE, Position, bounded,
-    script::{message_of, new_runtime, options, place_in_code, position_of},
+    script::{OUT_OF_MEMORY, message_of, new_runtime, options, place_in_code, position_of},
 };
 use rquickjs::{Context, Ctx, Error, Value as JsValue};
 use std::{fmt, sync::mpsc, thread, time::Duration};
@@ -22,6 +23,24 @@ const BEFORE: &str = "throw 0; (function () {";
 
 /// Two ways to hold a function's body. Code that closes the one by a bracket of its own does not fit into the other.
 const FRAMES: [(&str, &str); 2] = [(BEFORE, "\n})"), ("throw 0; ({ body() {", "\n} })")];
+
+/// Why code is not taken for the body of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is none.
+    Bad(BadCode),
+    /// Nobody knows, and another time it may be known: there was no time, no thread or no memory to look. In a sentence.
+    Unchecked(String),
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::Bad(bad) => bad.fmt(f),
+            Unfit::Unchecked(why) => write!(f, "the code was not checked: {why}"),
+        }
+    }
+}
 
 /// Why a script does not compile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +63,13 @@ impl fmt::Display for BadCode {
 /// Whether the code is the body of a function.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check(code: &str) -> Result<(), BadCode> {
-    let bad = |message: String| BadCode { message, position: None };
+/// What is wrong with it, or why that is not known.
+pub fn check(code: &str) -> Result<(), Unfit> {
+    check_on(STACK, code)
+}
+
+fn check_on(stack: usize, code: &str) -> Result<(), Unfit> {
+    let bad = |message: String| Unfit::Bad(BadCode { message, position: None });
     if code.len() > LONGEST_CODE {
         return Err(bad(format!("the code is longer than {LONGEST_CODE} bytes")));
     }
@@ -57,48 +80,71 @@ pub fn check(code: &str) -> Result<(), BadCode> {
     let code = code.to_string();
     thread::Builder::new()
         .name("script-check".to_string())
-        .stack_size(STACK)
+        .stack_size(stack)
         .spawn(move || {
             // Nobody may be waiting any more.
             let _ = say.send(compile(&code));
         })
-        .map_err(|error| bad(format!("the code was not checked, because no thread could be started: {error}")))?;
-    match said.recv_timeout(LONGEST) {
-        Ok(verdict) => verdict,
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            Err(bad(format!("the code did not compile within {} s", LONGEST.as_secs())))
-        }
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            Err(bad("the code was not checked: the check ended early".to_string()))
-        }
-    }
+        .map_err(|error| Unfit::Unchecked(format!("no thread could be started: {error}")))?;
+    verdict(&said, LONGEST)
 }
 
-fn compile(code: &str) -> Result<(), BadCode> {
-    let no_memory = |_| BadCode { message: "there is no memory to compile the code".to_string(), position: None };
-    let runtime = new_runtime().map_err(no_memory)?;
-    let context = Context::full(&runtime).map_err(no_memory)?;
+/// What the thread says, if it does in time.
+fn verdict(said: &mpsc::Receiver<Result<(), Unfit>>, longest: Duration) -> Result<(), Unfit> {
+    said.recv_timeout(longest).unwrap_or_else(|error| {
+        Err(Unfit::Unchecked(match error {
+            mpsc::RecvTimeoutError::Timeout => format!("it did not compile within {} s", longest.as_secs()),
+            mpsc::RecvTimeoutError::Disconnected => "the check ended early".to_string(),
+        }))
+    })
+}
+
+fn compile(code: &str) -> Result<(), Unfit> {
+    let runtime = new_runtime().map_err(|_| no_memory())?;
+    let context = Context::full(&runtime).map_err(|_| no_memory())?;
+    compile_in(&context, code)
+}
+
+fn compile_in(context: &Context, code: &str) -> Result<(), Unfit> {
     context.with(|ctx| FRAMES.iter().try_for_each(|(before, after)| compile_within(&ctx, code, before, after)))
 }
 
-fn compile_within(ctx: &Ctx<'_>, code: &str, before: &str, after: &str) -> Result<(), BadCode> {
+fn compile_within(ctx: &Ctx<'_>, code: &str, before: &str, after: &str) -> Result<(), Unfit> {
     let evaluated = ctx.eval_with_options::<JsValue<'_>, _>(format!("{before}{code}{after}"), options());
     let thrown = match evaluated {
         Err(Error::Exception) => ctx.catch(),
-        other => return Err(BadCode { message: format!("the code was not checked: {other:?}"), position: None }),
+        Err(Error::Allocation) => return Err(no_memory()),
+        other => return Err(Unfit::Unchecked(format!("{other:?}"))),
     };
     // What stands before the code was reached: it compiles.
     if thrown.as_int() == Some(0) {
         return Ok(());
     }
     let message = message_of(ctx, &thrown).unwrap_or_else(|| "the code does not compile".to_string());
+    // The code may want more than scripts have, or the machine may have less. QuickJS says the same to both, and null where
+    // there is none for saying it.
+    if thrown.is_null() || message == OUT_OF_MEMORY {
+        return Err(no_memory());
+    }
     let position = position_of(ctx, &thrown).map(|place| place_in_code(place, before, code));
-    Err(BadCode { message: bounded(&message), position })
+    Err(Unfit::Bad(BadCode { message: bounded(&message), position }))
+}
+
+fn no_memory() -> Unfit {
+    Unfit::Unchecked("there was not enough memory to compile it".to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is wrong with code that was looked at.
+    fn bad(code: &str) -> BadCode {
+        match check(code) {
+            Err(Unfit::Bad(bad)) => bad,
+            other => panic!("{code}: {other:?}"),
+        }
+    }
 
     #[test]
     fn bodies_of_functions_compile() {
@@ -129,14 +175,40 @@ mod tests {
             ("return {} }), (function () { return {}", "SyntaxError", 1),
             ("return {} }, other() { return {}", "SyntaxError", 1),
         ] {
-            let bad = check(code).unwrap_err();
+            let bad = bad(code);
             assert!(bad.message.contains(says), "{code}: {bad}");
             assert_eq!(bad.position.map(|position| position.line), Some(line), "{code}: {bad}");
         }
-        assert!(check("/(/").unwrap_err().message.contains("SyntaxError"));
-        assert_eq!(check("const a = ;").unwrap_err().position, Some(Position { line: 1, column: 11 }));
-        assert!(check("\0").unwrap_err().message.contains("U+0000"));
-        assert!(check(&"x".repeat(LONGEST_CODE + 1)).unwrap_err().message.contains("longer than"));
+        assert!(bad("/(/").message.contains("SyntaxError"));
+        assert_eq!(bad("const a = ;").position, Some(Position { line: 1, column: 11 }));
+        assert!(bad("\0").message.contains("U+0000"));
+        assert!(bad(&"x".repeat(LONGEST_CODE + 1)).message.contains("longer than"));
+    }
+
+    #[test]
+    fn what_the_machine_cannot_do_is_not_held_against_the_code() {
+        // No machine has a stack of so much for a thread.
+        let unfit = check_on(usize::MAX / 4, "return {a: 1}").unwrap_err();
+        assert!(matches!(&unfit, Unfit::Unchecked(why) if why.starts_with("no thread could be started: ")), "{unfit}");
+        let (say, said) = mpsc::channel();
+        let late = verdict(&said, Duration::ZERO).unwrap_err();
+        assert_eq!(late.to_string(), "the code was not checked: it did not compile within 0 s");
+        assert!(matches!(late, Unfit::Unchecked(_)));
+        drop(say);
+        assert_eq!(verdict(&said, LONGEST), Err(Unfit::Unchecked("the check ended early".to_string())));
+    }
+
+    #[test]
+    fn memory_that_is_used_up_is_not_held_against_the_code() {
+        let code = format!("return [{}]", "()=>1,".repeat(3000));
+        assert_eq!(check(&code), Ok(()));
+        // None at all, not even for saying so; and some.
+        for room in [0, 4_000, 40_000, 400_000] {
+            let runtime = new_runtime().unwrap();
+            let context = Context::full(&runtime).unwrap();
+            runtime.set_memory_limit(usize::try_from(runtime.memory_usage().malloc_size).unwrap() + room);
+            assert_eq!(compile_in(&context, &code), Err(no_memory()), "{room}");
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub const STACK: usize = 512 * 1024;
 /// What stack traces call the code.
 const FILE: &str = "transform";
 
+/// What QuickJS says when the memory is used up.
+pub const OUT_OF_MEMORY: &str = "InternalError: out of memory";
+
 /// What stands before the code on its first line.
 const BEFORE: &str = "(function () {";
 
@@ -180,7 +183,7 @@ fn thrown<'js>(ctx: &Ctx<'js>, code: &str, value: &JsValue<'js>) -> Failure {
         return Failure::new(Kind::Thrown, bounded(&format!("the script threw {}", console::text(ctx, value))));
     }
     let message = match message_of(ctx, value) {
-        Some(message) if message == "InternalError: out of memory" => return out_of_memory(),
+        Some(message) if message == OUT_OF_MEMORY => return out_of_memory(),
         Some(message) => bounded(&message),
         None => bounded(&format!("the script threw {}", console::text(ctx, value))),
     };

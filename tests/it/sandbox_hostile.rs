@@ -303,8 +303,8 @@ fn text_of_anything_is_checked_and_run() {
     runner
         .run(&text, |code| {
             let compiles = check(&code);
-            if let Err(bad) = &compiles {
-                prop_assert!(!bad.message.is_empty());
+            if let Err(unfit) = &compiles {
+                prop_assert!(!unfit.to_string().is_empty());
             }
             run_and_go_on(&runtime, &sandbox, &code)
         })

@@ -3,8 +3,9 @@
 use super::storable;
 use crate::{
     engine::{
-        Severity,
+        Finding, Severity,
         definition::{Definition, OnError, Step, Transition},
+        finding::UNCHECKED,
         validate,
     },
     store::{Store, StoreError, definition::StoredDefinition},
@@ -37,6 +38,12 @@ impl Plan {
     #[must_use]
     pub fn of(stored: StoredDefinition) -> Plan {
         let (definition, findings) = validate(&stored.document);
+        Plan::with(stored, definition, &findings)
+    }
+
+    /// With what was found. What could not be looked at is not wrong: plans are kept for as long as the process lives, and the
+    /// machine that had no time for it now may have it in a second. Whoever executes the step says what is wrong with it.
+    fn with(stored: StoredDefinition, definition: Definition, findings: &[Finding]) -> Plan {
         let steps = stored.document.get("steps").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let (mut problems, mut kinds) = (HashMap::new(), HashMap::new());
         for (index, step) in steps.iter().enumerate() {
@@ -48,7 +55,8 @@ impl Plan {
             let inside = |found: &str| {
                 found.strip_prefix(&place).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
             };
-            let errors = findings.iter().filter(|one| one.severity == Severity::Error && inside(&one.place));
+            let is_error = |one: &Finding| one.severity == Severity::Error && one.code != UNCHECKED;
+            let errors = findings.iter().filter(|one| is_error(one) && inside(&one.place));
             let message = errors.map(|one| one.message.clone()).collect::<Vec<_>>().join("; ");
             if !message.is_empty() {
                 problems.entry(id.to_string()).or_insert(message);
@@ -132,5 +140,41 @@ impl Plans {
         let plan = Arc::clone(&found.1);
         plans.insert(0, found);
         Some(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::finding::Place, store::definition::DefinitionStatus};
+    use serde_json::json;
+
+    fn stored(code: &str) -> StoredDefinition {
+        let to = |id: &str| json!([{"on": "success", "to": id}]);
+        let document = json!({"name": "a", "steps": [
+            {"id": "start", "type": "start", "transitions": to("t")},
+            {"id": "t", "type": "transform", "config": {"code": code, "outputs": ["a"]}, "transitions": to("end")},
+            {"id": "end", "type": "end"},
+        ]});
+        StoredDefinition { id: Uuid::nil(), name: "a".into(), version: 1, status: DefinitionStatus::Active, document }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_step_is_said_when_a_run_gets_there() {
+        let plan = Plan::of(stored("return {"));
+        assert_eq!(plan.start().map(|step| step.id.as_str()), Ok("start"));
+        let why = plan.step("t").map(|step| &step.id).unwrap_err();
+        assert!(why.starts_with("the step `t` cannot be executed: SyntaxError"), "{why}");
+    }
+
+    #[test]
+    fn what_could_not_be_checked_is_executed() {
+        let stored = stored("return {}");
+        let (definition, mut findings) = validate(&stored.document);
+        let place = Place::default().field("steps").index(1).field("config").field("code").to_string();
+        let message = "the code was not checked: it did not compile within 3 s".to_string();
+        findings.push(Finding { severity: Severity::Error, code: UNCHECKED, place, message });
+        let plan = Plan::with(stored, definition, &findings);
+        assert_eq!(plan.step("t").map(|step| step.kind.name()), Ok("transform"));
     }
 }

@@ -5,9 +5,10 @@ use crate::{
     engine::{
         definition::{Retry, is_name},
         fields::Fields,
+        finding::UNCHECKED,
         run::{Ending, Visit},
     },
-    sandbox::{self, Kind, LONGEST_CODE, Level, Logs, Script},
+    sandbox::{self, Kind, LONGEST_CODE, Level, Logs, Script, check::Unfit},
     store::StoreError,
 };
 use futures_util::future::BoxFuture;
@@ -26,8 +27,8 @@ impl StepType for Transform {
         if let Some(code) = config.text("code") {
             if code.len() > LONGEST_CODE {
                 config.wrong("TOO_MANY", "code", format!("the code is longer than {LONGEST_CODE} bytes"));
-            } else if let Err(why) = sandbox::check(code) {
-                config.wrong("BAD_CODE", "code", why.to_string());
+            } else if let Err(unfit) = sandbox::check(code) {
+                config.wrong(name_of(&unfit), "code", unfit.to_string());
             }
         }
         for (value, place) in config.full_list("outputs") {
@@ -97,6 +98,14 @@ impl StepType for Transform {
     }
 }
 
+/// What a finding about code is called.
+fn name_of(unfit: &Unfit) -> &'static str {
+    match unfit {
+        Unfit::Bad(_) => "BAD_CODE",
+        Unfit::Unchecked(_) => UNCHECKED,
+    }
+}
+
 /// A script's log as the step's result has it.
 fn shown(logs: &Logs) -> Map<String, Value> {
     let mut result = Map::new();
@@ -117,5 +126,17 @@ fn tell(logs: &Logs) {
             Level::Error | Level::Warn => tracing::warn!("the script says: {}", line.text),
             Level::Info | Level::Debug | Level::Trace => tracing::debug!("the script says: {}", line.text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::check::BadCode;
+
+    #[test]
+    fn code_that_is_wrong_is_told_from_code_that_was_not_checked() {
+        assert_eq!(name_of(&Unfit::Bad(BadCode { message: "SyntaxError".into(), position: None })), "BAD_CODE");
+        assert_eq!(name_of(&Unfit::Unchecked("it did not compile within 3 s".into())), "UNCHECKED_CODE");
     }
 }
