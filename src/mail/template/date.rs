@@ -1,6 +1,6 @@
 //! `formatDate`: a date as people read it. The letters of the pattern are those of JavaScript's libraries: `DD.MM.YYYY HH:mm`.
 
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Timelike, Utc};
 use serde_json::Value;
 
 /// Longer texts are no dates, and no patterns for one.
@@ -43,11 +43,12 @@ pub(super) fn format(value: &Value, pattern: Option<&Value>, zone: Option<&Value
             .ok_or_else(|| format!("`formatDate`: {} is no time zone such as \"Europe/Berlin\"", shown(zone)))?,
     };
     let at = match read(value) {
-        Some(Read::Instant(instant)) => instant.with_timezone(&zone).naive_local(),
+        Some(Read::Instant(instant)) => local(instant, zone),
         // A day is the same day everywhere.
-        Some(Read::Day(day)) => day.and_time(NaiveTime::MIN),
-        None => return Err(format!("`formatDate`: {} is no date", shown(value))),
+        Some(Read::Day(day)) => Some(day.and_time(NaiveTime::MIN)),
+        None => None,
     };
+    let at = at.ok_or_else(|| format!("`formatDate`: {} is no date", shown(value)))?;
     let pattern = match pattern {
         None => USUAL,
         Some(pattern) => pattern
@@ -72,6 +73,13 @@ fn read(value: &Value) -> Option<Read> {
         },
         _ => None,
     }
+}
+
+/// What the clocks of a zone show. At the very ends of the calendar there are instants without a local time, for which chrono
+/// panics where it is asked by `naive_local`.
+fn local(instant: DateTime<Utc>, zone: chrono_tz::Tz) -> Option<NaiveDateTime> {
+    let utc = instant.naive_utc();
+    utc.checked_add_offset(zone.offset_from_utc_datetime(&utc).fix())
 }
 
 fn fill(pattern: &str, at: &NaiveDateTime) -> Result<String, String> {
@@ -128,6 +136,16 @@ mod tests {
     #[test]
     fn a_day_stays_that_day_in_every_zone() {
         assert_eq!(format(json!("2026-03-09"), "DD.MM.YYYY", Some("America/New_York")), Ok("09.03.2026".to_string()));
+    }
+
+    #[test]
+    fn the_calendar_ends_where_a_zone_has_no_local_time() {
+        let (first, last) = (DateTime::<Utc>::MIN_UTC.timestamp_millis(), DateTime::<Utc>::MAX_UTC.timestamp_millis());
+        for (instant, zone) in [(last, "Asia/Tokyo"), (first, "America/New_York")] {
+            let why = format(json!(instant), "YYYY", Some(zone)).unwrap_err();
+            assert_eq!(why, format!("`formatDate`: {instant} is no date"));
+            assert!(format(json!(instant), "YYYY", None).is_ok(), "{zone}");
+        }
     }
 
     #[test]
