@@ -2,5 +2,6 @@
 //! connectors, and is used by both.
 
 pub mod path;
+pub mod size;
 pub mod span;
 pub mod template;

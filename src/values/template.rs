@@ -1,7 +1,43 @@
 //! Texts with values in them: `Dear {{user.displayName}}`. A value is data: what looks like a template in it stays as it is.
 
-use super::path::{Missing, Path, kind};
+use super::{
+    path::{Missing, Path, kind},
+    size,
+};
 use serde_json::{Map, Value};
+
+/// The most that all values which are put into one document have together, bytes of JSON. A path may stand in a document any
+/// number of times, so that a few kilobytes with a large variable in them would come to more than the machine's memory.
+pub const MOST_FILLED: usize = 4 * 1024 * 1024;
+
+/// Why a template is not filled in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfilled {
+    /// A path leads nowhere, or to null within a text.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The values would take too much memory.
+    #[error("the values that are put into templates have more than {} MiB together", MOST_FILLED / (1024 * 1024))]
+    TooMuch,
+}
+
+/// How many bytes of values may still be put in.
+#[derive(Debug)]
+pub struct Budget(usize);
+
+impl Default for Budget {
+    /// All of [`MOST_FILLED`].
+    fn default() -> Budget {
+        Budget(MOST_FILLED)
+    }
+}
+
+impl Budget {
+    fn spend(&mut self, bytes: usize) -> Result<(), Unfilled> {
+        self.0 = self.0.checked_sub(bytes).ok_or(Unfilled::TooMuch)?;
+        Ok(())
+    }
+}
 
 /// A text that was read once and can be filled in often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,54 +114,81 @@ impl Template {
     /// written as JSON.
     ///
     /// # Errors
-    /// A path leads nowhere, or to null within a text.
-    pub fn fill(&self, variables: &Map<String, Value>) -> Result<Value, Missing> {
+    /// A path leads nowhere, or to null within a text; or the budget is used up.
+    pub fn fill(&self, variables: &Map<String, Value>, budget: &mut Budget) -> Result<Value, Unfilled> {
         if let [Piece::Value(path)] = &self.0[..] {
-            return path.find(variables).cloned();
+            let value = path.find(variables)?;
+            budget.spend(size::of(value))?;
+            return Ok(value.clone());
         }
-        self.fill_text(variables, |value| value.to_string()).map(Value::String)
+        self.text(variables, budget, |value| value.to_string()).map(Value::String)
     }
 
     /// Fills it in as a text, where each value goes through `encode`.
     ///
     /// # Errors
-    /// A path leads nowhere, or to null.
+    /// A path leads nowhere, or to null; or the values have more than [`MOST_FILLED`].
     pub fn fill_text(
         &self,
         variables: &Map<String, Value>,
         encode: impl Fn(&str) -> String,
-    ) -> Result<String, Missing> {
+    ) -> Result<String, Unfilled> {
+        self.text(variables, &mut Budget::default(), encode)
+    }
+
+    fn text(
+        &self,
+        variables: &Map<String, Value>,
+        budget: &mut Budget,
+        encode: impl Fn(&str) -> String,
+    ) -> Result<String, Unfilled> {
         let mut text = String::new();
         for piece in &self.0 {
-            match piece {
-                Piece::Text(plain) => text.push_str(plain),
-                Piece::Value(path) => match path.find(variables)? {
-                    Value::String(value) => text.push_str(&encode(value)),
-                    Value::Null => {
-                        return Err(Missing { path: path.to_string(), why: format!("it is {}", kind(&Value::Null)) });
-                    }
-                    other => text.push_str(&encode(&other.to_string())),
-                },
-            }
+            let path = match piece {
+                Piece::Text(plain) => {
+                    text.push_str(plain);
+                    continue;
+                }
+                Piece::Value(path) => path,
+            };
+            let value = match path.find(variables)? {
+                Value::String(value) => encode(value),
+                Value::Null => {
+                    return Err(Missing { path: path.to_string(), why: format!("it is {}", kind(&Value::Null)) }.into());
+                }
+                other => encode(&other.to_string()),
+            };
+            budget.spend(value.len())?;
+            text.push_str(&value);
         }
         Ok(text)
     }
 }
 
-/// Fills in every text of a JSON document. Names of members are not templates.
+/// Fills in every text of a JSON document, with a budget of its own. Names of members are not templates.
 ///
 /// # Errors
-/// The first sentence about a text that is no template, or whose path leads nowhere.
+/// The first sentence about a text that is no template, or whose path leads nowhere; or that the values have more than
+/// [`MOST_FILLED`].
 pub fn fill_all(document: &Value, variables: &Map<String, Value>) -> Result<Value, String> {
+    fill_within(document, variables, &mut Budget::default())
+}
+
+/// The same for a part of a document, with what the parts before it have left of the budget.
+///
+/// # Errors
+/// As [`fill_all`].
+pub fn fill_within(document: &Value, variables: &Map<String, Value>, budget: &mut Budget) -> Result<Value, String> {
     Ok(match document {
         Value::String(text) => {
-            Template::parse(text)?.fill(variables).map_err(|missing: Missing| missing.to_string())?
+            Template::parse(text)?.fill(variables, budget).map_err(|unfilled| unfilled.to_string())?
         }
         Value::Array(list) => {
-            Value::Array(list.iter().map(|value| fill_all(value, variables)).collect::<Result<_, _>>()?)
+            let filled = list.iter().map(|value| fill_within(value, variables, budget));
+            Value::Array(filled.collect::<Result<_, _>>()?)
         }
         Value::Object(members) => {
-            let filled = members.iter().map(|(name, value)| Ok((name.clone(), fill_all(value, variables)?)));
+            let filled = members.iter().map(|(name, value)| Ok((name.clone(), fill_within(value, variables, budget)?)));
             Value::Object(filled.collect::<Result<_, String>>()?)
         }
         plain => plain.clone(),
@@ -185,6 +248,44 @@ mod tests {
         assert!(fill("a {{none}}").unwrap_err().contains("`none` has no value: it is null"));
         assert!(fill("{{user.name").unwrap_err().contains("has no `}}`"));
         assert!(fill("{{}}").is_err() && fill("{{a b}}").is_err());
+    }
+
+    #[test]
+    fn values_that_are_put_in_again_and_again_come_to_an_end() {
+        let text = "x".repeat(100 * 1024);
+        let list: Vec<Value> = (0..10_000).map(|number| json!(number)).collect();
+        let all = json!({"text": text, "list": list, "quotes": "\"".repeat(100 * 1024)});
+        let variables = all.as_object().unwrap();
+        let body = |template: &str, times: usize| {
+            fill_all(&json!({"body": vec![template; times]}), variables).map(|_| "filled in")
+        };
+        let much = "the values that are put into templates have more than 4 MiB together";
+        for (template, most) in
+            [("{{text}}", 40), ("a {{text}}", 40), ("{{list}}", 40), ("b {{list}}", 40), ("c {{quotes}}", 40)]
+        {
+            assert!(body(template, most).is_ok(), "{template}");
+            assert_eq!(body(template, 1000), Err(much.to_string()), "{template}");
+        }
+        assert_eq!(body(&"{{text}}".repeat(1000), 1), Err(much.to_string()));
+        let path = Template::parse(&"/{{text}}".repeat(25)).unwrap();
+        assert_eq!(
+            path.fill_text(variables, |value| value.to_string()).map(|path| path.len()),
+            Ok(25 * (text.len() + 1))
+        );
+        assert_eq!(path.fill_text(variables, |value| value.repeat(2)), Err(Unfilled::TooMuch), "what is put in counts");
+        // What the document has itself is there already.
+        let plain = json!(["y".repeat(MOST_FILLED), "{{text}}"]);
+        assert_eq!(fill_all(&plain, variables).unwrap()[1], json!(text));
+    }
+
+    #[test]
+    fn the_parts_of_a_document_share_a_budget() {
+        let variables = Map::from_iter([("a".to_string(), json!("x".repeat(MOST_FILLED / 2)))]);
+        let mut budget = Budget::default();
+        assert!(fill_within(&json!("{{a}} "), &variables, &mut budget).is_ok());
+        assert!(fill_within(&json!([" {{a}}"]), &variables, &mut budget).is_ok());
+        assert!(fill_within(&json!(5), &variables, &mut budget).is_ok());
+        assert!(fill_within(&json!(" {{a}}"), &variables, &mut budget).unwrap_err().contains("more than 4 MiB"));
     }
 
     proptest! {

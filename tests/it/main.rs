@@ -70,6 +70,7 @@ mod runs_crash;
 mod runs_documented;
 mod runs_drain;
 mod runs_examples;
+mod runs_limits;
 mod runs_outages;
 mod runs_people;
 mod runs_random;

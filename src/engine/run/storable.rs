@@ -1,5 +1,6 @@
 //! What PostgreSQL can store of a step's values, asked before it is told to.
 
+use crate::values::size;
 use serde_json::{Map, Value};
 
 /// The deepest nesting: beyond it readers of the rows give up.
@@ -56,30 +57,9 @@ pub fn refusal_of(set: &Map<String, Value>, variables: &Map<String, Value>) -> O
         return None;
     }
     let kept = variables.iter().filter(|(name, _)| !set.contains_key(*name));
-    let size: usize = kept.chain(set).map(|(name, value)| name.len() + size(value)).sum();
+    let size: usize = kept.chain(set).map(|(name, value)| name.len() + size::of(value)).sum();
     (size > LARGEST)
         .then(|| format!("the run's variables would be {size} bytes, more than the {LARGEST} that are allowed"))
-}
-
-/// About how many bytes a value is as JSON, without writing it.
-fn size(value: &Value) -> usize {
-    let (mut open, mut size) = (vec![value], 0);
-    while let Some(value) = open.pop() {
-        size += match value {
-            Value::Null | Value::Bool(_) => 5,
-            Value::Number(_) => 8,
-            Value::String(text) => text.len() + 3,
-            Value::Array(list) => {
-                open.extend(list);
-                list.len() + 2
-            }
-            Value::Object(members) => {
-                open.extend(members.values());
-                members.keys().map(|name| name.len() + 4).sum::<usize>() + 2
-            }
-        };
-    }
-    size
 }
 
 /// A sentence without what cannot be stored, and not endless.

@@ -2,7 +2,10 @@
 
 use super::Tools;
 use crate::{
-    engine::{definition::Step, template},
+    engine::{
+        definition::Step,
+        template::{self, Budget},
+    },
     store::{
         FencedTransaction, Store, StoreError,
         run::{RunStatus, StepStatus},
@@ -51,14 +54,15 @@ impl Visit<'_> {
     /// The configuration with its templates filled in; members that are no templates are as they are.
     ///
     /// # Errors
-    /// A sentence that names the path that leads nowhere.
+    /// A sentence that names the path that leads nowhere, or the member with which the values become too large together.
     pub fn config(&self) -> Result<Map<String, Value>, String> {
         let plain = self.step.kind.plain();
+        let mut budget = Budget::default();
         let filled = self.step.config.iter().map(|(name, value)| {
             let value = if plain.contains(&name.as_str()) {
                 value.clone()
             } else {
-                template::fill_all(value, self.variables).map_err(|why| format!("`{name}`: {why}"))?
+                template::fill_within(value, self.variables, &mut budget).map_err(|why| format!("`{name}`: {why}"))?
             };
             Ok((name.clone(), value))
         });
