@@ -71,6 +71,7 @@ mod runs_documented;
 mod runs_drain;
 mod runs_examples;
 mod runs_limits;
+mod runs_mails;
 mod runs_outages;
 mod runs_people;
 mod runs_random;

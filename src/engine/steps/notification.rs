@@ -1,6 +1,9 @@
 //! `notification`: tells people something, and may ask them to accept it.
 
+mod mails;
+mod progress;
 mod recipients;
+mod texts;
 
 use super::{StepType, question, words};
 use crate::{
@@ -10,31 +13,24 @@ use crate::{
         people::Asked,
         run::{Effect, EffectError, Ending, Visit},
     },
-    mail::{Kind, Message, MessageId, Template, message::one_line},
+    mail::{Kind, Template},
     store::{
         FencedTransaction, StoreError,
         notification::{NewNotification, notify},
         question::{Question, QuestionKind, QuestionStatus},
-        run::StepStatus,
     },
 };
 use futures_util::future::BoxFuture;
 use recipients::Recipient;
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeSet, time::Duration};
-use tokio::time::Instant;
+use std::time::Duration;
+use texts::{RECIPIENT, Shown, Texts};
 
 /// A message.
 pub struct Notification;
 
 /// The members that are Handlebars templates, and what values are put into.
 const TEMPLATES: [(&str, Kind); 3] = [("subject", Kind::Text), ("text", Kind::Text), ("html", Kind::Html)];
-
-/// What templates may ask for beside the run's variables: the person that is told.
-const RECIPIENT: &str = "recipient";
-
-/// After so long it is noted who has got the mail, before the others get it.
-const NOTE_AFTER: Duration = Duration::from_secs(10);
 
 impl StepType for Notification {
     fn name(&self) -> &'static str {
@@ -125,12 +121,21 @@ impl StepType for Notification {
                 Ok(texts) => texts,
                 Err(why) => return Ok(Ending::failed(why)),
             };
-            let told = if config.get("channel").and_then(Value::as_str) == Some("inApp") {
-                tell(visit, &config, &recipients, &texts)
+            let in_app = config.get("channel").and_then(Value::as_str) == Some("inApp");
+            let link = config.get("link").map(question::written).filter(|link| in_app && !link.trim().is_empty());
+            let mut shown = Vec::new();
+            if in_app || accepts {
+                shown = match texts.shown(visit, &recipients) {
+                    Ok(shown) => shown,
+                    Err(why) => return Ok(Ending::failed(why)),
+                };
+            }
+            let told = if in_app {
+                tell(visit, &recipients, &shown, link.as_deref())
             } else {
-                send(visit, &recipients, &texts).await
+                mails::send(visit, &recipients, &texts).await
             };
-            Ok(if accepts { ask(visit, &config, &recipients, &texts, told) } else { told })
+            Ok(if accepts { ask(visit, &config, &recipients, shown, told) } else { told })
         })
     }
 }
@@ -140,25 +145,20 @@ fn ask(
     visit: &Visit<'_>,
     config: &Map<String, Value>,
     recipients: &[Recipient],
-    texts: &Texts,
+    shown: Vec<Shown>,
     told: Ending,
 ) -> Ending {
     let Ending::Done { result: told_result, effects, .. } = told else { return told };
-    let filled = match texts.fill_all(visit, recipients) {
-        Ok(filled) => filled,
-        Err(why) => return Ending::failed(why),
-    };
     let expires = config.get("acceptance").and_then(|acceptance| acceptance.get("expiresAfter"));
     let due = question::due(visit, expires);
-    let questions = recipients.iter().zip(filled).map(|(recipient, [subject, text, html])| {
+    let questions = recipients.iter().zip(shown).map(|(recipient, Shown { title, body })| {
         let asked = Asked {
             id: recipient.id.clone(),
             email: recipient.email.clone().unwrap_or_default(),
             display_name: String::new(),
         };
         let mut new = question::to(&asked, QuestionKind::Acceptance, visit, config, due);
-        new.title = one_line(&subject.unwrap_or_else(|| visit.step.name.clone()));
-        new.message = text.or(html);
+        (new.title, new.message) = (title, body);
         new
     });
     match question::ask_after(visit, questions.collect(), "assigned", effects) {
@@ -181,62 +181,18 @@ fn accepted(visit: &Visit<'_>, questions: &[Question]) -> Ending {
     Ending::Done { outcome: "approved".into(), set: Map::new(), result: Some(result), effects: Vec::new() }
 }
 
-/// The templates of a message.
-struct Texts([Option<Template>; 3]);
-
-/// A message's texts: subject, text, HTML.
-type Filled = [Option<String>; 3];
-
-impl Texts {
-    fn read(config: &Map<String, Value>) -> Result<Texts, String> {
-        let mut templates = [None, None, None];
-        for ((name, kind), template) in TEMPLATES.into_iter().zip(&mut templates) {
-            if let Some(text) = config.get(name).and_then(Value::as_str) {
-                *template = Some(Template::parse(text, kind).map_err(|wrong| format!("`{name}`, {wrong}"))?);
-            }
-        }
-        Ok(Texts(templates))
-    }
-
-    /// For one recipient. `values` are the run's variables; a variable of the name `recipient` stays what it is.
-    fn fill(&self, values: &mut Value, own: bool, recipient: &Recipient) -> Result<Filled, String> {
-        if let Some(members) = values.as_object_mut().filter(|_| !own) {
-            members.insert(RECIPIENT.to_string(), recipient.person.clone());
-        }
-        let mut filled = [None, None, None];
-        for (((name, _), template), text) in TEMPLATES.into_iter().zip(&self.0).zip(&mut filled) {
-            if let Some(template) = template {
-                *text = Some(template.fill(values).map_err(|wrong| format!("`{name}`, {wrong}"))?);
-            }
-        }
-        Ok(filled)
-    }
-
-    /// For all of them, before anybody is told anything.
-    fn fill_all(&self, visit: &Visit<'_>, recipients: &[Recipient]) -> Result<Vec<Filled>, String> {
-        let mut values = Value::Object(visit.variables.clone());
-        let own = visit.variables.contains_key(RECIPIENT);
-        recipients.iter().map(|recipient| self.fill(&mut values, own, recipient)).collect()
-    }
-}
-
 /// Shows it in the application.
-fn tell(visit: &Visit<'_>, config: &Map<String, Value>, recipients: &[Recipient], texts: &Texts) -> Ending {
-    let filled = match texts.fill_all(visit, recipients) {
-        Ok(filled) => filled,
-        Err(why) => return Ending::failed(why),
-    };
-    let link = config.get("link").map(question::written).filter(|link| !link.trim().is_empty());
-    let told = recipients.iter().zip(filled).map(|(recipient, [subject, text, html])| NewNotification {
+fn tell(visit: &Visit<'_>, recipients: &[Recipient], shown: &[Shown], link: Option<&str>) -> Ending {
+    let told = recipients.iter().zip(shown).map(|(recipient, Shown { title, body })| NewNotification {
         user_id: recipient.id.clone(),
         email: recipient.email.clone().filter(|_| recipient.id.is_none()),
         run: visit.run,
         step: visit.step.id.clone(),
         visit: visit.number,
         kind: "notification",
-        title: one_line(&subject.unwrap_or_else(|| visit.step.name.clone())),
-        body: text.or(html).unwrap_or_default(),
-        link: link.clone(),
+        title: title.clone(),
+        body: body.clone().unwrap_or_default(),
+        link: link.map(str::to_string),
     });
     let told: Vec<NewNotification> = told.collect();
     let people: Vec<&str> = told.iter().filter_map(|one| one.user_id.as_deref().or(one.email.as_deref())).collect();
@@ -255,108 +211,4 @@ impl Effect for Told {
             Ok(())
         })
     }
-}
-
-/// What has become of the mails of a visit so far. Between two tries it is the step's result, so that nobody who has got a
-/// mail gets it again because the server refused another one.
-#[derive(Default)]
-struct Progress {
-    sent: BTreeSet<String>,
-    refused: Vec<String>,
-    for_now: Option<String>,
-}
-
-impl Progress {
-    fn of(visit: &Visit<'_>) -> Progress {
-        let sent = visit.result.and_then(|result| result.get("sent")).and_then(Value::as_array);
-        let sent = sent.into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
-        Progress { sent, ..Progress::default() }
-    }
-
-    /// Whether somebody has got it, under this address or another spelling of it.
-    fn has(&self, address: &str) -> bool {
-        self.sent.iter().any(|sent| sent.eq_ignore_ascii_case(address))
-    }
-
-    fn result(&self) -> Option<Value> {
-        Some(json!({ "sent": self.sent }))
-    }
-}
-
-/// Sends a mail to each of them.
-async fn send(visit: &Visit<'_>, recipients: &[Recipient], texts: &Texts) -> Ending {
-    let mailer = &visit.tools.mailer;
-    if let Err(error) = mailer.sender() {
-        return Ending::failed(error.reason);
-    }
-    let mails = match mails(visit, recipients, texts) {
-        Ok(mails) => mails,
-        Err(why) => return Ending::failed(why),
-    };
-    let mut progress = Progress::of(visit);
-    let begun = Instant::now();
-    for mail in &mails {
-        let address = mail.to.email.to_string();
-        if progress.has(&address) {
-            continue;
-        }
-        if begun.elapsed() >= NOTE_AFTER && progress.refused.is_empty() && progress.for_now.is_none() {
-            return go_on_later(visit, &progress);
-        }
-        match mailer.send(mail).await {
-            Ok(()) => {
-                progress.sent.insert(address);
-            }
-            Err(error) if error.passing => {
-                progress.for_now.get_or_insert(format!("the mail to {address} was not sent: {}", error.reason));
-                if !error.reached {
-                    break;
-                }
-            }
-            Err(error) => progress.refused.push(format!("{address}: {}", error.reason)),
-        }
-    }
-    let result = progress.result();
-    let failed = |reason, passing| Ending::Failed {
-        reason,
-        outcome: "error",
-        set: Map::new(),
-        result: result.clone(),
-        passing,
-        effects: Vec::new(),
-    };
-    match (progress.for_now, &progress.refused[..]) {
-        (Some(reason), _) => failed(reason, true),
-        (None, []) => Ending::Done { outcome: "success".into(), set: Map::new(), result, effects: Vec::new() },
-        (None, refused) => failed(format!("not every mail was sent: {}", refused.join("; ")), false),
-    }
-}
-
-/// Notes who has got the mail, and goes on at once: a long list is no reason to do all of it again after a crash, nor to keep a
-/// worker from stopping.
-fn go_on_later(visit: &Visit<'_>, progress: &Progress) -> Ending {
-    Ending::Waits {
-        status: StepStatus::WaitingResponse,
-        until: Some(visit.now),
-        result: progress.result(),
-        assignment: None,
-        effects: Vec::new(),
-    }
-}
-
-fn mails(visit: &Visit<'_>, recipients: &[Recipient], texts: &Texts) -> Result<Vec<Message>, String> {
-    let filled = texts.fill_all(visit, recipients)?;
-    let filled = recipients.iter().zip(filled);
-    filled
-        .map(|(recipient, [subject, text, html])| {
-            let to = recipient.mailbox()?;
-            Ok(Message {
-                id: MessageId::of_visit(visit.run, &visit.step.id, visit.number, &to.email),
-                to,
-                subject: subject.unwrap_or_else(|| visit.step.name.clone()),
-                text,
-                html,
-            })
-        })
-        .collect()
 }
