@@ -125,7 +125,7 @@ impl StepType for Notification {
             let link = config.get("link").map(question::written).filter(|link| in_app && !link.trim().is_empty());
             let mut shown = Vec::new();
             if in_app || accepts {
-                shown = match texts.shown(visit, &recipients) {
+                shown = match texts.shown(visit, &recipients, link.as_ref().map_or(0, String::len)) {
                     Ok(shown) => shown,
                     Err(why) => return Ok(Ending::failed(why)),
                 };

@@ -17,6 +17,21 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+/// The most that a step shows to all the people whom it tells or asks something, bytes: each has a copy of the texts, and
+/// all of these are held in memory and written at once.
+const MOST_SHOWN: usize = 16 * 1024 * 1024;
+
+/// Whether what a step shows to all its people is little enough.
+///
+/// # Errors
+/// A sentence.
+pub fn fits(bytes: usize) -> Result<(), String> {
+    if bytes <= MOST_SHOWN {
+        return Ok(());
+    }
+    Err(format!("what its people are shown has more than {} MiB together", MOST_SHOWN / (1024 * 1024)))
+}
+
 /// The visit as it asks.
 #[must_use]
 pub fn asker(visit: &Visit<'_>) -> Asker {

@@ -58,6 +58,10 @@ pub async fn ask(visit: &Visit<'_>) -> Result<Ending, StoreError> {
     }
     let due_at = question::due(visit, config.get("expiresAfter"));
     let text = |name: &str| config.get(name).and_then(text);
+    let shown = ["title", "message"].into_iter().filter_map(text).map(|text| text.len()).sum::<usize>();
+    if let Err(why) = question::fits(shown.saturating_mul(approvers.len())) {
+        return Ok(Ending::failed(why));
+    }
     let approvals = approvers.into_iter().zip(1..).map(|(who, position)| NewApproval {
         id: Uuid::new_v4(),
         position,

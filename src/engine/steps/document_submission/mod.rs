@@ -134,6 +134,9 @@ async fn ask_reviewers(
     let from = submitted.assignee_email.as_deref().unwrap_or_default();
     let message = format!("{} from {from}: {}", document.kind, document.reference);
     let title = format!("Review: {}", submitted.title.as_deref().unwrap_or(&document.kind));
+    if let Err(why) = question::fits((title.len() + message.len()).saturating_mul(reviewers.len())) {
+        return Ok(Ending::failed(why));
+    }
     let questions = reviewers.iter().map(|reviewer| NewQuestion {
         title: title.clone(),
         message: Some(message.clone()),

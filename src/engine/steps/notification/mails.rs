@@ -20,25 +20,30 @@ pub async fn send(visit: &Visit<'_>, recipients: &[Recipient], texts: &Texts) ->
         return Ending::failed(error.reason);
     }
     let mut filler = texts.of_visit(visit);
-    let mails = recipients.iter().map(|recipient| mail(visit, recipient, &mut filler));
-    let mails = match mails.collect::<Result<Vec<_>, _>>() {
-        Ok(mails) => mails,
-        Err(why) => return Ending::failed(why),
-    };
+    // All of them are looked at before the first one is sent, and none is kept: together they may be larger than the memory.
+    for recipient in recipients {
+        if let Err(why) = mail(visit, recipient, &mut filler) {
+            return Ending::failed(why);
+        }
+    }
     let mut progress = Progress::of(visit.result, visit.waits);
     let begun = Instant::now();
-    for mail in &mails {
-        let to: &str = mail.to.email.as_ref();
-        if progress.knows(to) {
-            continue;
-        }
+    for recipient in recipients {
+        let Some(to) = recipient.email.as_deref().filter(|to| !progress.knows(to)) else { continue };
         match progress.next(begun.elapsed()) {
             Next::Send => {}
             Next::Note => return go_on_later(visit, &progress),
             Next::GiveUp => break,
         }
+        let mail = match mail(visit, recipient, &mut filler) {
+            Ok(mail) => mail,
+            Err(why) => {
+                progress.refused(to, &why);
+                continue;
+            }
+        };
         let asked = Instant::now();
-        match mailer.send(mail).await {
+        match mailer.send(&mail).await {
             Ok(()) => progress.sent(to),
             Err(error) if error.passing => {
                 progress.put_off(to, &error.reason, asked.elapsed());

@@ -1,6 +1,6 @@
 //! The texts of a message: their templates, and what they are for each recipient.
 
-use super::{TEMPLATES, recipients::Recipient};
+use super::{super::question, TEMPLATES, recipients::Recipient};
 use crate::{
     engine::run::Visit,
     mail::{Template, message::one_line},
@@ -46,17 +46,21 @@ impl Texts {
         Filler::new(self, visit.variables)
     }
 
-    /// What each of them is shown in the application, before anybody is told anything.
+    /// What each of them is shown in the application, before anybody is told anything. `more` is how many bytes each of them
+    /// is shown beside that.
     ///
     /// # Errors
-    /// A sentence that says which text cannot be filled in.
-    pub fn shown(&self, visit: &Visit<'_>, recipients: &[Recipient]) -> Result<Vec<Shown>, String> {
+    /// A sentence that says which text cannot be filled in, or that all of them are too large to be written at once.
+    pub fn shown(&self, visit: &Visit<'_>, recipients: &[Recipient], more: usize) -> Result<Vec<Shown>, String> {
         let mut filler = self.of_visit(visit);
-        let mut all = Vec::with_capacity(recipients.len());
+        let (mut all, mut bytes) = (Vec::with_capacity(recipients.len()), 0);
         for recipient in recipients {
             let [subject, text, html] = filler.fill(recipient)?;
             let title = one_line(&subject.unwrap_or_else(|| visit.step.name.clone()));
-            all.push(Shown { title, body: text.or(html) });
+            let body = text.or(html);
+            bytes += title.len() + body.as_ref().map_or(0, String::len) + more;
+            question::fits(bytes)?;
+            all.push(Shown { title, body });
         }
         Ok(all)
     }
