@@ -45,9 +45,10 @@ END $$;
 CREATE TRIGGER forget_failure BEFORE UPDATE OF ended ON job_outbox
     FOR EACH ROW WHEN (NEW.ended IS NULL AND OLD.ended IS NOT NULL) EXECUTE FUNCTION forget_failure();
 
--- Whether a run may still go on.
+-- Whether a run may still go on. Without a search path of its own, so that it becomes a part of the statements that ask it,
+-- which is many times as fast; they have theirs.
 CREATE FUNCTION is_live(p_run workflow_run) RETURNS boolean
-LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT AS $$
+LANGUAGE sql IMMUTABLE AS $$
     SELECT p_run.engine = 'floh-worker' AND p_run.status IN ('pending', 'running', 'waiting')
 $$;
 
@@ -322,9 +323,8 @@ BEGIN
             failure_reason = CASE WHEN s.status = 'pending' AND excluded.status = 'pending'
                 THEN coalesce(excluded.failure_reason, s.failure_reason) ELSE excluded.failure_reason END,
             started_at = coalesce(s.started_at, excluded.started_at), finished_at = excluded.finished_at,
-            attempt = excluded.attempt, variables_set = excluded.variables_set, due_at = excluded.due_at;
-    SELECT greatest(v_run.steps, s.position) INTO v_run.steps FROM workflow_step s
-        WHERE s.run_id = p_run AND s.step_id = v_id AND s.visit = v_visit;
+            attempt = excluded.attempt, variables_set = excluded.variables_set, due_at = excluded.due_at
+        RETURNING greatest(v_run.steps, s.position) INTO v_run.steps;
     IF v_next IS NOT NULL THEN
         v_run.steps := v_run.steps + 1;
         INSERT INTO workflow_step (run_id, step_id, visit, type, status, started_at, position)

@@ -72,6 +72,8 @@ fn ended(status: &str) -> String {
 }
 
 pub async fn retry(id: Uuid, store: &Store) -> Answer {
+    // Before that, because a worker may be quick.
+    let failed = store.show_run(id).await.map_err(|error| complain_store(&error))?;
     let wish = match store.retry_run(id).await {
         // The database's own sentence about other runs of the schedule.
         Err(StoreError::Query { code, message, .. }) if code == "FL030" => return Err(complain(NO, &message)),
@@ -81,11 +83,11 @@ pub async fn retry(id: Uuid, store: &Store) -> Answer {
         None => Err(unknown(&id.to_string())),
         Some(Wish::Granted(_)) => {
             let run = store.show_run(id).await.map_err(|error| complain_store(&error))?;
-            let turn = match &run {
+            let turn = match run {
                 Some(run) if run.run.held_back => ", once its turn comes: another run of its schedule has not ended",
                 _ => "",
             };
-            let step = run.and_then(|run| run.run.current_step);
+            let step = failed.and_then(|run| run.run.current_step);
             let from = step.map_or_else(|| "from the beginning".to_string(), |step| format!("at the step {step}"));
             say(format_args!("run {id} goes on {from}{turn}"));
             Ok(ExitCode::SUCCESS)
