@@ -16,8 +16,8 @@
 //! * [`store`]: PostgreSQL: pool, migrations, ledger and fence, one file per aggregate; knows no queue;
 //! * [`cli`]: `flohctl`, one file per command.
 //!
-//! Imports point one way: bin → service, cli → jobs → engine, audit → store, engine → connectors → values, and beside them
-//! jobs, service, cli → queue.
+//! Imports point one way: bin → service, cli → jobs → engine, audit → store, engine → connectors → values, engine →
+//! sandbox, and beside them jobs, service, cli → queue.
 //! [`config`] and [`queue`] read schedules with [`cron`]. Everything may use [`config`]'s plain values and log with the
 //! ids of [`events`].
 
