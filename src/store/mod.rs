@@ -42,7 +42,7 @@ pub use tick::OpenTick;
 use crate::config::DatabaseConfig;
 use connect::{ANSWER_TIMEOUT, Connector, SESSION_TIMEOUT};
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    Hook, HookError, Manager, ManagerConfig, Pool, PoolError, QueueMode, RecyclingMethod, Runtime, TimeoutType,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::OnceCell;
@@ -77,6 +77,8 @@ impl Store {
         let pool = Pool::builder(manager)
             .max_size(max_connections)
             .runtime(Runtime::Tokio1)
+            // The session used last has its plans, its pages and its processor's caches warm; the one that rested longest has not.
+            .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(ANSWER_TIMEOUT))
             .create_timeout(Some(SESSION_TIMEOUT))
             .recycle_timeout(Some(RECYCLE_TIMEOUT))
