@@ -40,7 +40,7 @@ pub struct Upkeep {
     notices: Arc<Notices>,
     runner: Arc<Runner>,
     /// The session that listens has ended.
-    lost: Notify,
+    away: Notify,
     schedulers: Vec<Builtin>,
     schedules: Schedules,
     sender: Sender,
@@ -70,7 +70,7 @@ impl Upkeep {
             queue: Arc::clone(queue),
             notices: Arc::clone(notices),
             runner: Arc::clone(runner),
-            lost: Notify::new(),
+            away: Notify::new(),
             schedulers: jobs::schedulers(config),
             schedules: Schedules::new(store, queue, notices),
             sender: Sender::new(store, queue, notices),
@@ -87,7 +87,7 @@ impl Upkeep {
             panics::again("the comparison of outbox and queue", || self.reconciler.run()),
             panics::again("the heartbeat", || self.beat()),
             panics::again("the removal of old rows", || self.prune()),
-            panics::again("the listener", || listener::run(&self.store, &self.notices, &self.lost))
+            panics::again("the listener", || listener::run(&self.store, &self.notices, &self.away))
         );
     }
 
@@ -158,7 +158,7 @@ impl Upkeep {
             }
             tokio::select! {
                 () = tokio::time::sleep(HEARTBEAT) => {}
-                () = self.lost.notified() => {}
+                () = self.away.notified() => {}
             }
         }
     }

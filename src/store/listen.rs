@@ -54,26 +54,17 @@ const ASK: Duration = Duration::from_secs(10);
 /// How long the answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Why nothing is heard any more.
-#[derive(Debug)]
-pub struct Deaf {
-    /// Whether a session had listened: that it ended may be the first sign of an outage.
-    pub listened: bool,
-    /// How it ended, or why there was none.
-    pub error: StoreError,
-}
-
 impl Store {
-    /// Listens until the session ends, and tells `notices`. The caller calls it again, with pauses of its own.
-    pub async fn listen(&self, notices: &Notices) -> Deaf {
-        let mut listened = false;
-        match self.try_listen(notices, &mut listened).await {
+    /// Listens until the session ends, tells `notices`, and returns how it ended, or why there was none. The caller calls it
+    /// again, with pauses of its own.
+    pub async fn listen(&self, notices: &Notices) -> StoreError {
+        match self.try_listen(notices).await {
             Ok(never) => match never {},
-            Err(error) => Deaf { listened, error },
+            Err(error) => error,
         }
     }
 
-    async fn try_listen(&self, notices: &Notices, listened: &mut bool) -> Result<std::convert::Infallible, StoreError> {
+    async fn try_listen(&self, notices: &Notices) -> Result<std::convert::Infallible, StoreError> {
         let unavailable = |reason: &str| StoreError::Unavailable { place: self.place().clone(), reason: reason.into() };
         let Listening { client, mut said, task: _task } = self.shared.connector.open_listening().await?;
         let sort = |error: tokio_postgres::Error| StoreError::sort(self.place(), &error);
@@ -83,7 +74,6 @@ impl Store {
             .and_then(|row| row.try_get(0))
             .map_err(sort)?;
         client.batch_execute(&format!("LISTEN {channel}")).await.map_err(sort)?;
-        *listened = true;
         // What was said before we listened is to be found by looking.
         notices.tell(Notice::Outbox);
         notices.tell(Notice::Cancel);

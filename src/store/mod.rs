@@ -34,7 +34,7 @@ pub use error::{Place, Policy, StoreError};
 pub use fence::{FencedTransaction, Outcome};
 pub use instance::WorkerInstance;
 pub use ledger::{Epoch, Identity, Lease, Release, Start, Take};
-pub use listen::{Deaf, Notice, Notices};
+pub use listen::{Notice, Notices};
 pub use migrate::{Migrated, MigrationStatus, migrate, migration_status};
 pub use schema::{SchemaState, Version};
 pub use tick::OpenTick;

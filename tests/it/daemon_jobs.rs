@@ -33,6 +33,32 @@ fn while_postgresql_is_down_nothing_is_fetched_and_nothing_is_charged() {
 }
 
 #[test]
+fn an_outage_is_seen_at_once_where_the_first_look_still_found_a_session() {
+    let fleet = Fleet::start();
+    let worker = fleet.worker("1", &[]);
+    wait_for("idle", SOON, || worker.status().filter(|status| status.starts_with("idle")).map(drop));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let admin = runtime.block_on(fleet.postgres.admin());
+    let rows = |query: &str| runtime.block_on(admin.query(query, &[])).unwrap().len();
+    let end = |which: &str| {
+        rows(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'floh' AND {which}"))
+    };
+    let listens = "SELECT 1 FROM pg_stat_activity WHERE usename = 'floh' AND query LIKE 'LISTEN%'";
+    wait_for("the listener", SOON, || (rows(listens) == 1).then_some(()));
+    // From now on there are no new sessions; those that there are go on.
+    fleet.postgres.signal(Signal::SIGTERM);
+    rows("SELECT set_config('floh.since', clock_timestamp()::text, false)");
+    assert_eq!(end("query LIKE 'LISTEN%'"), 1, "{}", worker.log());
+    let looked =
+        "SELECT 1 FROM floh_worker.worker_instance WHERE last_seen > current_setting('floh.since')::timestamptz";
+    wait_for("the look at the sign", SOON, || (rows(looked) == 1).then_some(()));
+    assert!(end("true") > 0, "{}", worker.log());
+    wait_for("the status", Duration::from_secs(6), || {
+        worker.status().filter(|status| status.starts_with("not fetching: PostgreSQL")).map(drop)
+    });
+}
+
+#[test]
 fn a_job_that_finishes_while_redis_restarts_is_finished_over_the_next_connection() {
     let mut fleet = Fleet::start();
     let worker = fleet.worker("1", &[]);
