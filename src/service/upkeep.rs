@@ -39,7 +39,7 @@ pub struct Upkeep {
     queue: Arc<Queue>,
     notices: Arc<Notices>,
     runner: Arc<Runner>,
-    /// The session that listens has ended.
+    /// PostgreSQL may be away, says who listens.
     away: Notify,
     schedulers: Vec<Builtin>,
     schedules: Schedules,
