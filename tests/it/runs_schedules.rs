@@ -149,6 +149,10 @@ fn schedulers(fleet: &mut Fleet) -> BTreeMap<String, (String, String, Value)> {
         let Some(schedule) = id.strip_prefix(PREFIX) else { continue };
         let hash = format!("{repeat}:{id}");
         let fields: BTreeMap<String, String> = fleet.redis("HGETALL", &[&hash]);
+        // One that the worker removed between the two commands.
+        if fields.is_empty() {
+            continue;
+        }
         let data = serde_json::from_str(&fields["data"]).unwrap();
         found.insert(schedule.to_string(), (fields["pattern"].clone(), fields["tz"].clone(), data));
     }
