@@ -47,6 +47,7 @@ mod memory;
 mod missed_ticks;
 #[cfg(feature = "test-jobs")]
 mod outage;
+#[cfg(feature = "test-jobs")]
 mod outbox;
 mod periodic_jobs;
 mod published_scripts;

@@ -1,12 +1,9 @@
 //! The outbox: what a transaction wanted is added to the queue after its commit, by any worker, and runs once, whatever
 //! happens to the workers and to Redis.
 
-#[cfg(feature = "test-jobs")]
 mod endings;
 mod rows;
-#[cfg(feature = "test-jobs")]
 mod sending;
-#[cfg(feature = "test-jobs")]
 mod wiped;
 
 use crate::support::{Fleet, wait_for};
