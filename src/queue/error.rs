@@ -62,6 +62,11 @@ impl Error {
         matches!(self, Error::Unavailable { .. })
     }
 
+    /// Whether this says nothing about what was asked: Redis cannot be reached, or lets nobody in.
+    pub fn is_no_answer(&self) -> bool {
+        !matches!(self, Error::Answer { .. })
+    }
+
     /// Whether no waiting will heal this (exit 78).
     pub fn is_fatal(&self) -> bool {
         matches!(self, Error::Rejected { .. } | Error::Settings(_))

@@ -192,11 +192,11 @@ impl Shared {
                         return Token::Retired;
                     }
                 },
-                Err(error) if error.is_unavailable() || refused < REFUSALS => {
+                Err(error) if error.is_no_answer() || refused < REFUSALS => {
                     if !sent_before {
                         tracing::warn!("finishing is tried again: {error}");
                     }
-                    refused += u32::from(!error.is_unavailable());
+                    refused += u32::from(!error.is_no_answer());
                     sent_before = true;
                     // The script may have run, and may have taken a job with it.
                     self.doubts.raise();
@@ -250,11 +250,15 @@ impl Shared {
                     Verdict::Instead(failure) => break Some(failure.reason),
                     Verdict::Lost(why) => break Some(why),
                 },
-                Err(error) if error.is_unavailable() => {
+                Err(error) if error.is_no_answer() => {
                     sent_before = true;
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
-                Err(error) => break Some(error.to_string()),
+                Err(error) => {
+                    // The look for jobs of lost answers finds it, and so does the next life.
+                    self.doubts.raise();
+                    break Some(error.to_string());
+                }
             }
         };
         match refused {
@@ -277,7 +281,7 @@ impl Shared {
         let mut backoff = Backoff::default();
         loop {
             match schedulers::continue_chain(&self.queue, job).await {
-                Err(error) if error.is_unavailable() && lease.cancellation().is_none() => {
+                Err(error) if error.is_no_answer() && lease.cancellation().is_none() => {
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 other => return other,

@@ -92,6 +92,31 @@ fn what_a_frozen_redis_took_for_a_worker_that_has_drained_is_given_back_at_once_
     assert_eq!((&job["attemptsMade"], &job["stalledCounter"]), (&json!(1), &json!(0)), "{job:#}");
 }
 
+#[test]
+fn a_drain_that_redis_lets_nobody_in_for_ends_with_70_and_the_next_life_gives_the_job_back() {
+    let mut fleet = Fleet::start();
+    let () = fleet.redis("ACL", &[&"SETUSER", &"worker", &"on", &">right", &"~*", &"&*", &"+@all"]);
+    let login = [("REDIS_USERNAME", "worker"), ("REDIS_PASSWORD", "right")];
+    let mut worker = fleet.worker("1", &login);
+    let id = fleet.add(6, "test.sleep", json!({"ms": 60_000}), json!({"attempts": 1}));
+    fleet.wait_state(6, &id, "active", SOON);
+    let () = fleet.redis("ACL", &[&"SETUSER", &"worker", &"off"]);
+    assert!(fleet.redis::<i64>("CLIENT", &[&"KILL", &"USER", &"worker"]) > 0);
+    worker.signal(Signal::SIGTERM);
+    worker.wait_log("no new jobs");
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.wait_end(SOON).code(), Some(70), "{}", worker.log());
+    assert!(worker.log().contains("abandoned: it could not be handed back"), "{}", worker.log());
+    let () = fleet.redis("ACL", &[&"SETUSER", &"worker", &"on"]);
+    let _next = fleet.worker("1", &login);
+    let since = Instant::now();
+    wait_for(TWO_STARTS, SOON, || (fleet.starts(&id).len() == 2).then_some(()));
+    // Its lock would have kept it for half a minute.
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    let job = fleet.job(6, &id);
+    assert_eq!((&job["attemptsMade"], &job["stalledCounter"]), (&json!(0), &json!(0)), "{job:#}");
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
