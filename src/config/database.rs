@@ -29,7 +29,24 @@ pub(super) fn read(reader: &mut Reader) -> DatabaseConfig {
         // PostgreSQL does not speak TLS over Unix sockets; libpq ignores the wish as well.
         config.ssl = SslMode::Disable;
     }
+    if config.ssl_ca.is_some() {
+        tell_unused_authorities(reader, &config);
+    }
     config
+}
+
+/// Whoever names authorities wants them to be asked, and two of the modes ask none.
+fn tell_unused_authorities(reader: &mut Reader, config: &DatabaseConfig) {
+    let by_url = reader.is_given("DATABASE_URL");
+    let (name, mode) = if by_url { ("DATABASE_URL", "sslmode") } else { ("DB_SSL_CA", "DB_SSL") };
+    let what = if by_url { "its sslrootcert is not used" } else { "not used" };
+    let why = match (config.ssl, &config.host) {
+        (SslMode::Require | SslMode::VerifyFull, _) => return,
+        (SslMode::Disable, DatabaseHost::Socket(_)) => "over a socket there is no TLS".to_string(),
+        (SslMode::Disable, DatabaseHost::Tcp(_)) => format!("{mode} is disable"),
+        (SslMode::Prefer, _) => format!("{mode} is prefer, which takes any certificate: set {mode}=verify-full"),
+    };
+    reader.warn(name, &format!("{what}, because {why}"));
 }
 
 fn defaults(schema: String) -> DatabaseConfig {
@@ -47,7 +64,7 @@ fn defaults(schema: String) -> DatabaseConfig {
 
 fn from_variables(reader: &mut Reader, schema: String) -> DatabaseConfig {
     let default = defaults(schema);
-    let config = DatabaseConfig {
+    DatabaseConfig {
         host: reader.checked("DB_HOST", default.host, host),
         port: reader.checked("DB_PORT", default.port, whole(PORT, "a port")),
         name: reader.checked("DB_NAME", default.name, name),
@@ -56,11 +73,7 @@ fn from_variables(reader: &mut Reader, schema: String) -> DatabaseConfig {
         ssl: reader.checked("DB_SSL", default.ssl, ssl_mode),
         ssl_ca: reader.checked("DB_SSL_CA", None, authorities),
         schema: default.schema,
-    };
-    if config.ssl_ca.is_some() && config.ssl == SslMode::Disable {
-        reader.warn("DB_SSL_CA", "not used, because DB_SSL is disable");
     }
-    config
 }
 
 /// A host name or address, or the folder of a Unix socket.

@@ -330,6 +330,38 @@ fn authorities_are_read_when_checked() {
 }
 
 #[test]
+fn authorities_that_nobody_asks_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    let ca = rcgen::generate_simple_self_signed(vec!["ca".to_string()]).unwrap();
+    fs::write(&path, ca.cert.pem()).unwrap();
+    let file = path.to_str().unwrap();
+    let url = |mode: &str| format!("postgres://h/d?{mode}sslrootcert={file}");
+    let prefer = "is prefer, which takes any certificate";
+    for (settings, told) in [
+        (&[("DB_SSL_CA", file)][..], format!("DB_SSL_CA: not used, because DB_SSL {prefer}: set DB_SSL=verify-full")),
+        (&[("DB_SSL", "disable"), ("DB_SSL_CA", file)], "DB_SSL_CA: not used, because DB_SSL is disable".into()),
+        (
+            &[("DB_HOST", "/run/postgresql"), ("DB_SSL_CA", file)],
+            "DB_SSL_CA: not used, because over a socket there is no TLS".into(),
+        ),
+        (
+            &[("DATABASE_URL", &url(""))],
+            format!("DATABASE_URL: its sslrootcert is not used, because sslmode {prefer}: set sslmode=verify-full"),
+        ),
+    ] {
+        assert_eq!(notices(settings), [told]);
+    }
+    for settings in [
+        [("DB_SSL", "require"), ("DB_SSL_CA", file)],
+        [("DB_SSL", "verify-full"), ("DB_SSL_CA", file)],
+        [("DATABASE_URL", &url("sslmode=require&")), ("LOG_LEVEL", "info")],
+    ] {
+        assert_eq!(notices(&settings), [""; 0]);
+    }
+}
+
+#[test]
 fn notices_for_what_is_shared_with_the_api_server() {
     assert_eq!(notices(&[("WORKER_MODE", "separate"), ("LOG_RETENTION_DAYS", "30"), ("NODE_ENV", "x")]), [""; 0]);
     let told = notices(&[("WORKER_MODE", "combined")]);

@@ -24,6 +24,9 @@ const HISTORY: &str = "schema_migration";
 /// How long another `migrate` on the same schema is waited for.
 const LOCK_TIMEOUT_SECONDS: u32 = 300;
 
+/// The oldest server that has all that the migrations use (functions with a body of SQL), as `server_version_num`.
+const OLDEST_SERVER: i32 = 140_000;
+
 /// How long the goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -149,6 +152,7 @@ impl Session {
     }
 
     async fn migrate(&mut self) -> Result<Migrated, StoreError> {
+        self.refuse_old_server().await?;
         let applied = self.applied().await?;
         let found = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
         if found > newest_version() {
@@ -165,6 +169,15 @@ impl Session {
                 newer_than_known: false,
             }),
             Err(error) => Err(self.sort_refinery(&error)),
+        }
+    }
+
+    async fn refuse_old_server(&self) -> Result<(), StoreError> {
+        let sql = "SELECT current_setting('server_version_num')::int, current_setting('server_version')";
+        let row = self.client.query_one(sql, &[]).await.map_err(|e| self.sort(&e))?;
+        match too_old(row.try_get(0)?, row.try_get(1)?) {
+            Some(reason) => Err(self.reject(reason)),
+            None => Ok(()),
         }
     }
 
@@ -259,6 +272,11 @@ impl Session {
     }
 }
 
+/// Why a server of this version cannot have the schema.
+fn too_old(number: i32, version: &str) -> Option<String> {
+    (number < OLDEST_SERVER).then(|| format!("it is version {version}, and the schema needs PostgreSQL 14 or newer"))
+}
+
 /// The tables that a migration creates: the names after `CREATE TABLE` at the beginning of a line.
 fn created_tables(sql: &str) -> impl Iterator<Item = &str> {
     sql.lines().filter_map(|line| {
@@ -272,6 +290,13 @@ fn created_tables(sql: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_server_is_refused_with_its_version() {
+        assert_eq!(too_old(140_000, "14.0"), None);
+        let reason = too_old(130_016, "13.16 (Debian 13.16-0+deb11u1)").unwrap();
+        assert!(reason.starts_with("it is version 13.16 (Debian") && reason.contains("PostgreSQL 14"), "{reason}");
+    }
 
     #[test]
     fn tables_are_found_in_a_migration() {

@@ -194,6 +194,19 @@ fn it_waits_for_redis_for_postgresql_for_a_name_and_for_the_schema_and_says_so()
 }
 
 #[test]
+fn redis_that_answers_but_refuses_the_fetch_keeps_it_from_being_ready() {
+    let mut fleet = Fleet::start();
+    let () = fleet.redis("ACL", &[&"SETUSER", &"worker", &"on", &">right", &"~*", &"&*", &"+@all"]);
+    let () = fleet.redis("ACL", &[&"SETUSER", &"worker", &"-eval", &"-evalsha"]);
+    let mut worker = fleet.spawn_worker("1", &[("REDIS_USERNAME", "worker"), ("REDIS_PASSWORD", "right")]);
+    worker.wait_log("no fetch: ");
+    wait_for("the status", SOON, || status_contains(&worker, "waiting for the first fetch: "));
+    assert!(!worker.said("READY=1"), "{}", worker.log());
+    let () = fleet.redis("ACL", &[&"SETUSER", &"worker", &"+@all"]);
+    worker.wait_ready();
+}
+
+#[test]
 fn the_schema_can_be_migrated_again_after_a_worker_has_used_it() {
     let fleet = Fleet::start();
     let mut worker = fleet.worker("1", &[]);
