@@ -47,8 +47,9 @@ fn a_plain_insert_starts_a_run_and_its_conditions_choose_its_way() {
     let fleet = Fleet::start();
     let mut worker = fleet.worker("1", &[]);
     let definition = fleet.define(&branches());
-    let run = fleet.start_run(&definition, &json!({"n": 7, "department": "Dev"}));
+    let run = fleet.start_run(&definition, &json!({"n": 7, "department": "Dev", "decision": {"outcome": "approved"}}));
     let row = fleet.wait_run(&run, "completed", LIMIT);
+    assert!(row.variables.get("decision").is_none(), "it was not declared: {}", row.variables);
     assert_eq!(story(&fleet.steps(&run)), ["start/1 success", "ask/1 true", "sort/1 it", "end/1 -"]);
     assert_eq!((row.reason, row.variables["n"].clone(), row.variables["since"].clone()), (None, json!(7), Value::Null));
     assert_eq!(row.variables["submitter"]["id"], Value::Null);

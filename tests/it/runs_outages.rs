@@ -70,6 +70,29 @@ fn a_call_that_came_back_while_postgresql_restarted_is_not_made_again() {
     worker.stop();
 }
 
+/// The time in which nobody worked on a step is not the step's.
+#[test]
+fn a_step_whose_worker_was_killed_has_its_whole_time_again() {
+    let fleet = Fleet::start();
+    let http = HttpServer::start();
+    let settings = [("CONNECTOR_ALLOWED_HOSTS", "localhost")];
+    let mut first = fleet.worker("1", &settings);
+    let mut slow = call("slow", http.url("/late/1500"));
+    slow["timeout"] = json!("4s");
+    let run = fleet.start_run(&fleet.define(&chain("slow", vec![slow])), &json!({}));
+    wait_for("the call", LIMIT, || (http.calls() == 1).then_some(()));
+    first.kill();
+    let over = format!(
+        "SELECT now() > started_at + interval '4 s' FROM floh_worker.workflow_step WHERE run_id = '{run}' AND step_id = 'slow'"
+    );
+    wait_for("the step's time to be over", LIMIT, || (fleet.sql(&over)[0][0].as_deref() == Some("t")).then_some(()));
+    let mut second = fleet.worker("1", &settings);
+    fleet.wait_run(&run, "completed", LIMIT);
+    assert_eq!(fleet.steps(&run)[1].outcome.as_deref(), Some("success"), "{:#?}", fleet.steps(&run));
+    assert_eq!(http.calls(), 2, "{:#}", http.seen());
+    second.stop();
+}
+
 /// Redis loses everything together with the worker that had the run's job: the job comes again, and the run goes on.
 #[test]
 fn a_run_goes_on_whose_worker_was_killed_when_redis_was_emptied() {

@@ -246,6 +246,11 @@ fn the_answers_to_a_form_become_variables() {
     for (arguments, code, words) in [
         (vec!["answer", &id, "{\"floor\": \"x\"}", "--as", "u-ada"], 1, "\"floor\" has to be a number"),
         (vec!["answer", &id, "{", "--as", "u-ada"], 64, "the answer is not JSON"),
+        (
+            vec!["answer", &id, "{\"floor\": \"\\u0000\"}", "--as", "u-ada"],
+            1,
+            "the answer is not taken: it has the character U+0000",
+        ),
         (vec!["accept", &id], 1, "a prompt is answered, and not approved"),
         (vec!["answer", &id, "{\"floor\": 2}", "--as", "u-ada"], 0, "is answered by u-ada"),
         (vec!["reject", &id, "--reason", "no"], 1, "was answered already: answered by u-ada"),

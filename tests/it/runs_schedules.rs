@@ -95,7 +95,10 @@ fn at(text: &str) -> i64 {
 
 /// A definition whose runs end at once.
 fn tiny(fleet: &Fleet) -> String {
-    fleet.define(&chain("tiny", vec![]))
+    let mut tiny = chain("tiny", vec![]);
+    tiny["variables"] =
+        json!([{"name": "a", "type": "array"}, {"name": "b", "type": "number"}, {"name": "n", "type": "number"}]);
+    fleet.define(&tiny)
 }
 
 /// Makes a schedule, as an API server does; returns its id.
