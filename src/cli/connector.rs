@@ -126,7 +126,7 @@ async fn show(store: &Store, name: &str) -> Answer {
     };
     let shown = json!({
         "id": row.id, "name": row.name, "type": row.kind, "config": hide(&Value::Object(row.config)),
-        "mocks": row.mocks, "mockEnabled": row.mock_enabled, "enabled": row.enabled,
+        "mocks": hide(&Value::Object(row.mocks)), "mockEnabled": row.mock_enabled, "enabled": row.enabled,
     });
     say_pretty_json(&shown);
     Ok(ExitCode::SUCCESS)

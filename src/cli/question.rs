@@ -3,6 +3,7 @@
 use super::{Answer, NO, USAGE, complain, complain_store, remark, run::find, say};
 use crate::{
     config::Config,
+    engine::run::storable,
     store::{
         Store, StoreError, Version,
         question::{Question, QuestionStatus},
@@ -92,6 +93,9 @@ pub async fn run(command: &Command, config: &Config) -> Answer {
         ),
         _ => None,
     };
+    if let Some(why) = value.as_ref().and_then(storable::refusal) {
+        return Err(complain(NO, &format_args!("the answer is not taken: {why}")));
+    }
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store = Store::open(&config.database, 1, "flohctl question").map_err(|error| complain_store(&error))?;
     store.require_schema(Version::ours()).await.map_err(|error| complain_store(&error))?;

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, time::Duration};
 use url::Url;
 
 /// The code of what is wrong with it.
-const CODE: &str = "BAD_CONNECTOR";
+pub(super) const CODE: &str = "BAD_CONNECTOR";
 /// What a configuration may have.
 const KNOWN: [&str; 7] = ["baseUrl", "headers", "auth", "timeout", "maxBytes", "allowedPaths", "commands"];
 /// What a command may have.

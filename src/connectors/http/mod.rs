@@ -18,6 +18,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use request::Request;
 pub use request::{WrongParam, check as check_request};
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
 use tokio::time::Instant;
 
 /// The command in which the step says everything.
@@ -39,7 +40,12 @@ pub(super) struct Http<'a> {
 /// # Errors
 /// A sentence about the first thing.
 pub fn check(config: &Map<String, Value>) -> Result<(), Failure> {
-    HttpConfig::read(config.clone(), &mut Scrub::default()).map(drop)
+    let read = HttpConfig::read(config.clone(), &mut Scrub::default())?;
+    for (name, command) in &read.commands {
+        request::check_command(command, &read)
+            .map_err(|why| Failure::new(config::CODE, format!("the command `{name}`: {why}")))?;
+    }
+    Ok(())
 }
 
 impl<'a> Http<'a> {
@@ -108,10 +114,19 @@ fn fill(command: &Map<String, Value>, call: &Call<'_>) -> Result<Map<String, Val
         let value = match (name.as_str(), value) {
             ("outputs", value) => value.clone(),
             ("path", Value::String(text)) => {
-                let encode = |value: &str| utf8_percent_encode(value, SEGMENT).to_string();
+                // Nothing at the end of a path would mean all there is in the place before it.
+                let is_empty = Cell::new(false);
+                let encode = |value: &str| {
+                    is_empty.set(is_empty.get() || value.is_empty());
+                    utf8_percent_encode(value, SEGMENT).to_string()
+                };
                 let filled = Template::parse(text)
                     .and_then(|path| path.fill_text(&variables, encode).map_err(|missing| missing.to_string()));
-                Value::String(filled.map_err(wrong)?)
+                let filled = filled.map_err(wrong)?;
+                if is_empty.get() {
+                    return Err(wrong("a value of its `path` is empty".into()));
+                }
+                Value::String(filled)
             }
             (_, value) => fill_all(value, &variables).map_err(wrong)?,
         };

@@ -4,7 +4,10 @@ use super::{
     config::{self, COMMAND, HttpConfig, LONGEST, MOST_BYTES},
     members::Members,
 };
-use crate::connectors::{Call, Failure, secrets::Scrub};
+use crate::{
+    connectors::{Call, Failure, secrets::Scrub},
+    values::template::Template,
+};
 use percent_encoding::percent_decode_str;
 use reqwest::{
     Method,
@@ -158,20 +161,53 @@ pub fn check(params: &Map<String, Value>) -> Vec<WrongParam> {
         let message = format!("`{}` needs `url`", call.command);
         found.push(WrongParam { code: "MISSING", param: "url".into(), message });
     }
-    // Each by itself, as a call reads it.
-    for (name, value) in params.iter().filter(|(_, value)| !value.to_string().contains("{{")) {
-        let mut spec = Map::from_iter([("url".to_string(), Value::from("https://example.org/"))]);
-        spec.insert(name.clone(), value.clone());
-        if name == "url" && value.is_null() {
+    let place = ("url".to_string(), Value::from("https://example.org/"));
+    for (name, failure) in one_by_one(params, &place, &config, &call, false) {
+        if name == "url" && params[name].is_null() {
             continue;
         }
-        if let Err(failure) = Request::read(&spec, &config, &call, false, &mut Scrub::default()) {
-            let code = if REQUEST.contains(&name.as_str()) { "WRONG_VALUE" } else { "UNKNOWN_FIELD" };
-            let message = failure.message.strip_prefix(&beginning).unwrap_or(&failure.message).to_string();
-            found.push(WrongParam { code, param: name.clone(), message });
-        }
+        let code = if REQUEST.contains(&name) { "WRONG_VALUE" } else { "UNKNOWN_FIELD" };
+        let message = failure.message.strip_prefix(&beginning).unwrap_or(&failure.message).to_string();
+        found.push(WrongParam { code, param: name.to_string(), message });
     }
     found
+}
+
+/// What is wrong with a command of a connector's configuration, before it is called: with its path, or with a member that has
+/// no template in it.
+pub(super) fn check_command(command: &Map<String, Value>, config: &HttpConfig) -> Result<(), String> {
+    if let Some(path) = command.get("path").and_then(Value::as_str) {
+        Template::parse(path).map_err(|why| format!("`path`: {why}"))?;
+    }
+    let no_params = Map::new();
+    let call = Call {
+        command: "",
+        params: &no_params,
+        idempotency_key: "",
+        deadline: tokio::time::Instant::now(),
+        now: chrono::Utc::now(),
+    };
+    let place = ("path".to_string(), Value::from("/"));
+    let beginning = "the call of ``: ";
+    let first = one_by_one(command, &place, config, &call, true).next();
+    first.map_or(Ok(()), |(_, failure)| Err(failure.message.strip_prefix(beginning).unwrap_or(&failure.message).into()))
+}
+
+/// Each member by itself, beside the place of the call, as a call reads it; one with a template in it stands for a right value.
+fn one_by_one<'a>(
+    members: &'a Map<String, Value>,
+    place: &'a (String, Value),
+    config: &'a HttpConfig,
+    call: &'a Call<'a>,
+    is_command: bool,
+) -> impl Iterator<Item = (&'a str, Failure)> {
+    let plain = members.iter().filter(|(_, value)| !value.to_string().contains("{{"));
+    plain.filter_map(move |(name, value)| {
+        let mut spec = Map::from_iter([place.clone()]);
+        spec.insert(name.clone(), value.clone());
+        let read = Request::read(&spec, config, call, is_command, &mut Scrub::default());
+        read.err().map(|failure| (name.as_str(), failure))
+    })
 }
 
 fn default_headers() -> HeaderMap {

@@ -49,6 +49,8 @@ fn a_command_is_filled_with_values_that_stay_where_they_are_put() {
     for hostile in ["..", ".", "../admin", "..\\admin", "a/../../admin", "..;", ".;x", "\0"] {
         assert!(get(json!(hostile), "").starts_with("refused: "), "{hostile}");
     }
+    let empty = plan(crm(), "get", json!({"id": "", "q": ""})).err().unwrap();
+    assert!(empty.ends_with("a value of its `path` is empty"), "{empty}");
     let missing = plan(crm(), "get", json!({"id": 7})).err().unwrap();
     assert!(missing.contains("`params.q` has no value"), "{missing}");
 
@@ -103,6 +105,32 @@ fn a_login_never_leaves_the_base() {
         let why = plan(config.clone(), "request", json!({})).err().unwrap();
         assert!(!why.contains("hunter22") || config["headers"].get("hunter22 x").is_some(), "{config}: {why}");
     }
+}
+
+#[test]
+fn a_command_that_no_call_could_be_made_of_is_refused_before_it_is_stored() {
+    let checked = |command: Value| {
+        let config = json!({"baseUrl": "https://crm.example", "commands": {"add": command}});
+        check(config.as_object().unwrap()).map_err(|failure| failure.message)
+    };
+    for (command, words) in [
+        (json!({"path": "users/{{params.id"}), "`path`"),
+        (json!({"path": "../users"}), "no segment"),
+        (json!({"path": "users", "method": "FETCH"}), "`method` is one of"),
+        (json!({"path": "users", "expectedStatus": "ok"}), "`expectedStatus` is a number"),
+        (json!({"path": "users", "timeout": "1h"}), "at most 300 s"),
+        (json!({"path": "users", "headers": {"Host": "evil.example"}}), "`Host` is set by the worker"),
+    ] {
+        let why = checked(command.clone()).unwrap_err();
+        assert!(why.starts_with("the command `add`: ") && why.contains(words), "{command}: {why}");
+    }
+    for command in [
+        json!({"path": "users/{{params.id}}", "method": "{{params.method}}", "expectedStatus": ["2xx", 404]}),
+        json!({"path": "/", "method": "post", "query": {"a": 1}, "body": {"b": "{{params.b}}"}, "outputs": {"c": "d"}}),
+    ] {
+        assert_eq!(checked(command), Ok(()));
+    }
+    assert_eq!(check(crm().as_object().unwrap()).map_err(|failure| failure.message), Ok(()));
 }
 
 #[test]

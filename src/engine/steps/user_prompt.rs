@@ -3,10 +3,10 @@
 use super::{StepType, check_question, failures_of_question, question, words};
 use crate::{
     engine::{
-        definition::{VARIABLE_TYPES, is_name},
+        definition::{VARIABLE_TYPES, Variable, VariableType, is_name},
         fields::Fields,
         people,
-        run::{Ending, Visit},
+        run::{Ending, Visit, misfit},
     },
     store::{
         StoreError,
@@ -38,8 +38,11 @@ impl StepType for UserPrompt {
                     field.wrong("BAD_NAME", "name", format!("`{name}` is asked for twice"));
                 }
             }
-            let _ = (field.word("type", &VARIABLE_TYPES), field.flag("required", false), field.maybe_text("label"));
-            let _ = field.list("options");
+            let kind = field.word("type", &VARIABLE_TYPES).unwrap_or(VariableType::String);
+            let _ = (field.flag("required", false), field.maybe_text("label"));
+            for (option, _) in field.list("options") {
+                check_option(&field, kind, option);
+            }
             field.done();
         }
     }
@@ -71,6 +74,18 @@ impl StepType for UserPrompt {
                 Err(ending) => Ok(ending),
             }
         })
+    }
+}
+
+/// An answer of the field's type is to be one of the options: one of another type would never be.
+fn check_option(field: &Fields<'_>, kind: VariableType, option: &Value) {
+    // Of a list it is the elements that are.
+    if kind == VariableType::Array || option.as_str().is_some_and(|text| text.contains("{{")) {
+        return;
+    }
+    let answer = Variable { name: String::new(), kind, required: false, description: None };
+    if misfit(&answer, option).is_some() {
+        field.wrong("WRONG_VALUE", "options", format!("`{option}` is no answer of type {}", kind.name()));
     }
 }
 

@@ -195,6 +195,36 @@ fn every_step_that_sets_a_built_in_variable_is_found_where_it_says_so() {
 }
 
 #[test]
+fn options_that_no_answer_can_be_are_found() {
+    let form = |kind: &str, options: Value| {
+        with(
+            "/steps/4",
+            json!({"id": "grant", "type": "user_prompt",
+                "config": {"assignee": "a@b", "fields": [{"name": "x", "type": kind, "options": options}]},
+                "transitions": [{"on": "success", "to": "yes"}, {"on": "error", "to": "no"}]}),
+        )
+    };
+    for (kind, options) in [
+        ("number", json!([1, 2.5])),
+        ("string", json!(["a"])),
+        ("array", json!([1, "a"])),
+        ("date", json!(["2026-03-29"])),
+        ("number", json!(["{{days}}"])),
+    ] {
+        assert_eq!(form(kind, options), [""; 0], "{kind}");
+    }
+    for (kind, options, words) in [
+        ("number", json!(["1", "2"]), "`\"1\"` is no answer of type number"),
+        ("string", json!([1]), "`1` is no answer of type string"),
+        ("date", json!(["29.3."]), "is no answer of type date"),
+    ] {
+        let found = form(kind, options);
+        assert!(found[0].starts_with("error WRONG_VALUE at steps[4].config.fields[0].options: "), "{found:#?}");
+        assert!(found[0].contains(words), "{found:#?}");
+    }
+}
+
+#[test]
 fn the_same_mistake_is_found_once() {
     let message = json!({"id": "grant", "type": "notification", "config": {"to": 5, "subject": "s", "text": "t"},
         "transitions": [{"on": "success", "to": "yes"}, {"on": "error", "to": "no"}]});

@@ -89,7 +89,7 @@ fn connectors_are_listed_and_shown_without_secrets_and_keys_are_rotated() {
     };
     assert!(run(&["list"], &[]).stdout.contains("there is no connector beside"));
     let connector = |token: &str, name: &str| {
-        json!({"name": name, "type": "http", "mocks": {"a": {"b": 1}},
+        json!({"name": name, "type": "http", "mocks": {"a": {"b": 1, "token": "guppytrout"}},
             "config": {"baseUrl": "https://crm.example", "auth": {"type": "bearer", "token": token}}})
     };
     let sealed = seal("crm", "guppytrout", KEY);
@@ -104,7 +104,7 @@ fn connectors_are_listed_and_shown_without_secrets_and_keys_are_rotated() {
     for name in ["crm", &id] {
         let shown: Value = serde_json::from_str(&run(&["show", name], &[]).stdout).unwrap();
         assert_eq!((&shown["id"], &shown["config"]["auth"]["token"]), (&json!(id), &json!("***")));
-        assert_eq!((&shown["mocks"], &shown["enabled"]), (&json!({"a": {"b": 1}}), &json!(true)));
+        assert_eq!((&shown["mocks"], &shown["enabled"]), (&json!({"a": {"b": 1, "token": "***"}}), &json!(true)));
     }
     let missing = run(&["show", "erp"], &[]);
     assert_eq!((missing.status.code(), missing.stdout.as_str()), (Some(1), "there is no connector erp\n"));
