@@ -70,8 +70,8 @@ impl Reconciler {
             };
             // A hash alone says that a job is pending, and runs nothing. The search for such jobs takes long in a large Redis.
             let pending = page.iter().zip(&standing).filter(|(_, found)| **found == Standing::Pending);
-            let pending = pending.map(|(row, _)| row.job_id.clone()).collect();
-            self.queue.restore_if_lost(pending, &mut waiting).await?;
+            let pending: Vec<_> = pending.map(|(row, _)| row.job_id.clone()).collect();
+            self.queue.restore_if_lost(&pending, &mut waiting).await?;
             // What was done has its end committed before it left the queue: it does not count as lost, whenever it did so.
             let lost = those(Standing::Missing);
             if !lost.is_empty() {

@@ -20,8 +20,10 @@ static OURS: LazyLock<Script> =
 static RESTORE: LazyLock<Script> =
     LazyLock::new(|| Script::own("restoreLostJob", 8, true, include_str!("lua/restore.lua")));
 
-/// How many keys the slow sweep looks at per round trip.
+/// How many keys, or ids of a list, the slow sweep reads per round trip.
 const PAGE: usize = 1000;
+/// How many jobs are asked about at once: three commands each, and as many answers, are in memory together.
+const ASKED: usize = 200;
 /// Pause between two pages, so that the sweep is never felt.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Beyond this backlog the slow sweep waits for a quieter time: it remembers eight bytes of every waiting id while it looks.
@@ -175,8 +177,8 @@ impl Queue {
             scan.arg("COUNT").arg(PAGE).arg("TYPE").arg("hash");
             let (next, keys): (u64, Vec<Vec<u8>>) = self.link.query(&scan, "SCAN", COMMAND_DEADLINE).await?;
             let texts = keys.iter().filter_map(|key| str::from_utf8(key).ok());
-            let ids = texts.filter_map(|key| self.job_id(key)).filter(|id| !waiting.holds(id.as_bytes())).collect();
-            for id in self.perhaps_lost(ids).await? {
+            let ids = texts.filter_map(|key| self.job_id(key)).filter(|id| !waiting.holds(id.as_bytes()));
+            for id in self.perhaps_lost(&ids.collect::<Vec<_>>()).await? {
                 restored += usize::from(self.restore(&id).await?);
             }
             if next == 0 {
@@ -190,7 +192,7 @@ impl Queue {
     /// Puts those of these jobs back that are in no list or set, at once and whatever the size of the database; how many.
     /// `waiting` is read where it is needed, and may be used again for the next ones: what came into a list since is looked
     /// for there.
-    pub async fn restore_if_lost(&self, ids: Vec<String>, waiting: &mut Option<Waiting>) -> Result<usize, Error> {
+    pub async fn restore_if_lost(&self, ids: &[String], waiting: &mut Option<Waiting>) -> Result<usize, Error> {
         let suspects = self.perhaps_lost(ids).await?;
         if suspects.is_empty() {
             return Ok(0);
@@ -208,39 +210,45 @@ impl Queue {
     }
 
     /// Of these jobs those that have not ended, are not delayed and not among the prioritized: most have or are, and that is
-    /// asked for a whole page at once.
-    async fn perhaps_lost(&self, mut ids: Vec<String>) -> Result<Vec<String>, Error> {
-        let mut pipe = redis::pipe();
-        for id in &ids {
-            pipe.cmd("HEXISTS").arg(self.keys.job(id)).arg("finishedOn");
-            pipe.cmd("ZSCORE").arg(&self.keys.delayed).arg(id);
-            pipe.cmd("ZSCORE").arg(&self.keys.prioritized).arg(id);
+    /// asked for many at once.
+    async fn perhaps_lost(&self, ids: &[String]) -> Result<Vec<String>, Error> {
+        let mut lost = Vec::new();
+        for asked in ids.chunks(ASKED) {
+            let mut pipe = redis::pipe();
+            for id in asked {
+                pipe.cmd("HEXISTS").arg(self.keys.job(id)).arg("finishedOn");
+                pipe.cmd("ZSCORE").arg(&self.keys.delayed).arg(id);
+                pipe.cmd("ZSCORE").arg(&self.keys.prioritized).arg(id);
+            }
+            let answers = all_answers(&self.link, "the state of jobs", &pipe).await?;
+            let found = asked.iter().zip(answers.chunks_exact(3));
+            lost.extend(
+                found.filter(|(_, found)| **found == [Value::Int(0), Value::Nil, Value::Nil]).map(|(id, _)| id.clone()),
+            );
         }
-        let answers = all_answers(&self.link, "the state of jobs", &pipe).await?;
-        let mut found = answers.chunks_exact(3);
-        ids.retain(|_| found.next().is_some_and(|found| *found == [Value::Int(0), Value::Nil, Value::Nil]));
-        Ok(ids)
+        Ok(lost)
     }
 
     /// The ids in `wait` and `paused`; `None` if there are too many to remember.
     async fn waiting_ids(&self) -> Result<Option<Waiting>, Error> {
-        const CHUNK: isize = 5000;
         let mut waiting = Waiting::default();
         for list in [&self.keys.wait, &self.keys.paused] {
             let length: u64 = self.link.query(redis::cmd("LLEN").arg(list), "LLEN", COMMAND_DEADLINE).await?;
             if length > LARGEST_BACKLOG {
                 return Ok(None);
             }
+            // Grown step by step it would be in memory twice, at the last step.
+            waiting.fingerprints.reserve(usize::try_from(length).unwrap_or_default());
             let mut from = 0;
             loop {
                 let mut range = redis::cmd("LRANGE");
-                range.arg(list).arg(from).arg(from + CHUNK - 1);
+                range.arg(list).arg(from).arg(from + PAGE - 1);
                 let chunk: Vec<Vec<u8>> = self.link.query(&range, "LRANGE", COMMAND_DEADLINE).await?;
                 if chunk.is_empty() {
                     break;
                 }
                 waiting.note(&chunk);
-                from += CHUNK;
+                from += PAGE;
             }
         }
         waiting.fingerprints.sort_unstable();

@@ -37,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Under this prefix are the jobs of the measurements in which only one worker is there at a time.
 pub const PREFIX: &str = "bull";
 
+const UNIT: &str = include_str!("../../systemd/floh-worker@.service");
+
 /// One Redis without persistence, and what the driver does with it.
 pub struct Field {
     pub redis: RedisServer,
@@ -252,7 +254,7 @@ impl Database {
         database
     }
 
-    /// The environment of an instance.
+    /// The environment of an instance, with what its unit sets.
     pub fn environment(&self, field: &Field, instance: &str, settings: &[(&str, &str)]) -> Vec<(String, String)> {
         let state = self.folder.path().join(format!("state-{instance}"));
         fs::create_dir_all(&state).unwrap();
@@ -260,6 +262,8 @@ impl Database {
         let redis = [("REDIS_HOST", "127.0.0.1"), ("REDIS_PORT", &port), ("WORKER_MODE", "separate")];
         let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let mut all: Vec<_> = self.postgres.environment().into_iter().map(|(n, v)| (n.to_string(), v)).collect();
+        let set = UNIT.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
+        all.extend(set.map(|variable| own(&variable)));
         all.extend(redis.iter().chain(settings).map(own));
         all.push(("STATE_DIRECTORY".into(), state.display().to_string()));
         all

@@ -11,7 +11,8 @@ The jobs are in the queue before a worker starts, with removeOnComplete, and the
 tenth of them is measured, so that no start counts. CPU times are those of the processes, by their own clocks; \"others\" is
 what the rest of the machine used at the same time: the programs of strangers, and what its host took away.
 Without a ledger our worker is this library's consumer with its renewal thread and a handler that does nothing; it does
-not log. With ledger it is the daemon, running `test.echo`, which logs a line for each job, to /dev/null.";
+not log. With ledger it is the daemon, in the environment that its unit sets, running `test.echo`, which logs a line for each job, to
+/dev/null.";
 
 /// What limits a figure, as it was found on the machine of the results that are kept; who measures anew looks anew.
 pub fn of(key: &str) -> &'static str {
