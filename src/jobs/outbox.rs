@@ -112,7 +112,7 @@ fn is_about_the_row(error: &queue::Error) -> bool {
     match error {
         queue::Error::Settings(_) => true,
         queue::Error::Answer { what, .. } => what.contains("WRONGTYPE"),
-        queue::Error::Unavailable { .. } | queue::Error::Rejected { .. } => false,
+        queue::Error::Unavailable { .. } | queue::Error::Rejected { .. } | queue::Error::Forbidden { .. } => false,
     }
 }
 

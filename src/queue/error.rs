@@ -17,7 +17,9 @@ const NOT_NOW: [&str; 6] = [
     "NOREPLICAS",
 ];
 /// The codes for "not you".
-const NOT_YOU: [&str; 4] = ["NOAUTH", "WRONGPASS", "NOPERM", "DENIED"];
+const NOT_YOU: [&str; 3] = ["NOAUTH", "WRONGPASS", "DENIED"];
+/// The code for "not this, for you": a command or a key that the ACL keeps from somebody whom it lets in.
+const NOT_THIS: &str = "NOPERM";
 
 /// Where the login to Redis stands, for messages.
 pub(crate) const LOGIN: &str = "REDIS_USERNAME, REDIS_PASSWORD and the server's ACL";
@@ -43,6 +45,16 @@ pub enum Error {
         /// The settings that may be wrong.
         check: &'static str,
     },
+    /// Redis lets this login in and does not permit it this command, or one of its keys: waiting does not heal it.
+    #[error("{place} refuses {command}: {what}; check {LOGIN}")]
+    Forbidden {
+        /// Which server.
+        place: String,
+        /// Command or script.
+        command: String,
+        /// Redis' own words.
+        what: String,
+    },
     /// Redis answered with an error, or with something that a script of BullMQ does not answer.
     #[error("Redis answered {command} with: {what}")]
     Answer {
@@ -62,14 +74,15 @@ impl Error {
         matches!(self, Error::Unavailable { .. })
     }
 
-    /// Whether this says nothing about what was asked: Redis cannot be reached, or lets nobody in.
-    pub fn is_no_answer(&self) -> bool {
-        !matches!(self, Error::Answer { .. })
+    /// Whether Redis cannot be reached, or does not let us in: this says nothing about what was asked, and would be the same
+    /// whatever is asked.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Error::Unavailable { .. } | Error::Rejected { .. })
     }
 
     /// Whether no waiting will heal this (exit 78).
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Error::Rejected { .. } | Error::Settings(_))
+        matches!(self, Error::Rejected { .. } | Error::Forbidden { .. } | Error::Settings(_))
     }
 
     /// Sorts an error of the `redis` crate.
@@ -79,6 +92,9 @@ impl Error {
         let text = error.to_string();
         if error.kind() == redis::ErrorKind::AuthenticationFailed || NOT_YOU.contains(&code) {
             return Error::Rejected { place, what: text, check: LOGIN };
+        }
+        if code == NOT_THIS {
+            return Error::Forbidden { place, command: command.to_string(), what: text };
         }
         if NO_PRIMARY.contains(&code) || NOT_NOW.contains(&code) {
             return Error::Unavailable { place, what: format!("is not ready: {text}") };

@@ -192,11 +192,11 @@ impl Shared {
                         return Token::Retired;
                     }
                 },
-                Err(error) if error.is_no_answer() || refused < REFUSALS => {
+                Err(error) if error.is_outage() || refused < REFUSALS => {
                     if !sent_before {
                         tracing::warn!("finishing is tried again: {error}");
                     }
-                    refused += u32::from(!error.is_no_answer());
+                    refused += u32::from(!error.is_outage());
                     sent_before = true;
                     // The script may have run, and may have taken a job with it.
                     self.doubts.raise();
@@ -250,7 +250,10 @@ impl Shared {
                     Verdict::Instead(failure) => break Some(failure.reason),
                     Verdict::Lost(why) => break Some(why),
                 },
-                Err(error) if error.is_no_answer() => {
+                Err(error) if error.is_outage() => {
+                    if !sent_before {
+                        tracing::warn!("handing back is tried again: {error}");
+                    }
                     sent_before = true;
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
@@ -281,7 +284,7 @@ impl Shared {
         let mut backoff = Backoff::default();
         loop {
             match schedulers::continue_chain(&self.queue, job).await {
-                Err(error) if error.is_no_answer() && lease.cancellation().is_none() => {
+                Err(error) if error.is_outage() && lease.cancellation().is_none() => {
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 other => return other,

@@ -260,11 +260,20 @@ async fn a_server_that_is_away_is_unavailable_and_a_wrong_password_is_not_waited
     for password in [None, Some("wrong")] {
         config.password = password.map(Into::into);
         let error = Queue::new(&names, &config, Fate::default()).unwrap().now_ms().await.unwrap_err();
-        assert!(error.is_fatal(), "{error}");
+        assert!(error.is_fatal() && error.is_outage(), "{error}");
         assert!(!error.to_string().contains("wrong\""), "{error}");
     }
     config.password = Some("right".into());
-    assert!(Queue::new(&names, &config, Fate::default()).unwrap().now_ms().await.is_ok());
+    let queue = Queue::new(&names, &config, Fate::default()).unwrap();
+    assert!(queue.now_ms().await.is_ok());
+    // Somebody who is let in and may not do this one thing: what else is asked may be answered.
+    let mut admin = redis::Client::open(guarded.url()).unwrap().get_connection().unwrap();
+    redis::cmd("AUTH").arg("right").exec(&mut admin).unwrap();
+    redis::cmd("ACL").arg(&["SETUSER", "default", "-get"]).exec(&mut admin).unwrap();
+    let error = queue.recall("x").await.unwrap_err();
+    assert!(error.is_fatal() && !error.is_outage(), "{error}");
+    assert!(error.to_string().contains("refuses GET: ") && error.to_string().contains("ACL"), "{error}");
+    assert!(queue.now_ms().await.is_ok());
 }
 
 #[tokio::test]

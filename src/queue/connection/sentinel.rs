@@ -158,7 +158,7 @@ impl Sentinels {
 
     /// Why there is no connection. A refused login is one that waiting does not heal only where nobody was left to ask.
     fn not_found(&self, poll: &Poll, servers: &[(String, Error)]) -> Error {
-        let rejected = |error: &Error| matches!(error, Error::Rejected { .. });
+        let rejected = |error: &Error| matches!(error, Error::Rejected { .. } | Error::Forbidden { .. });
         if let Some((at, error)) = servers.first()
             && servers.iter().all(|(_, error)| rejected(error))
         {
@@ -247,6 +247,7 @@ fn what(error: &Error) -> String {
     match error {
         Error::Unavailable { what, .. } => what.clone(),
         Error::Rejected { what, .. } => format!("refuses us: {what}"),
+        Error::Forbidden { command, what, .. } => format!("refuses {command}: {what}"),
         Error::Answer { command, what } => format!("answered {command} with: {what}"),
         Error::Settings(what) => what.clone(),
     }

@@ -38,7 +38,7 @@ pub async fn continue_chain(queue: &Queue, job: &Job) -> Result<(), Error> {
         },
     };
     match done {
-        Err(error) if error.is_no_answer() => Err(error),
+        Err(error) if error.is_outage() || error.is_fatal() => Err(error),
         Err(error) => {
             tracing::error!(floh_job_id = %job.id, "the next iteration of this schedule was not added: {error}");
             Ok(())

@@ -56,7 +56,7 @@ impl Shared {
                 Place::Active => match self.queue.relock(&job.id, &lease.token).await {
                     Ok(true) => Verdict::Again,
                     Ok(false) => lost("another worker holds its lock"),
-                    Err(error) if error.is_no_answer() => Verdict::Again,
+                    Err(error) if error.is_outage() => Verdict::Again,
                     Err(error) => lost(&error.to_string()),
                 },
                 place => lost(&format!("it is {place} although this worker held it")),
@@ -69,7 +69,7 @@ impl Shared {
         loop {
             match self.queue.place(id).await {
                 Ok(place) => return place,
-                Err(error) if error.is_no_answer() => tokio::time::sleep(backoff.next_delay()).await,
+                Err(error) if error.is_outage() => tokio::time::sleep(backoff.next_delay()).await,
                 Err(error) => {
                     tracing::error!("the job's state cannot be read: {error}");
                     return Place::Nowhere;
