@@ -133,13 +133,12 @@ async fn show(store: &Store, name: &str) -> Answer {
 }
 
 async fn reseal(store: &Store, keys: &Keyring) -> Answer {
-    let (mut secrets, mut failures) = (0, 0);
+    let (mut secrets, mut exit) = (0, ExitCode::SUCCESS);
     for row in rows(store).await.map_err(|error| complain_store(&error))? {
         let (config, count) = match keys.reseal(&row.name, &row.config) {
             Ok(sealed) => sealed,
             Err(failure) => {
-                complain(CONFIG, &failure);
-                failures += 1;
+                exit = complain(CONFIG, &failure);
                 continue;
             }
         };
@@ -150,12 +149,11 @@ async fn reseal(store: &Store, keys: &Keyring) -> Answer {
         if replaced.map_err(|error| complain_store(&error))? {
             secrets += count;
         } else {
-            complain(FAILED, &format_args!("{} was changed meanwhile; run it again", row.name));
-            failures += 1;
+            exit = complain(FAILED, &format_args!("{} was changed meanwhile; run it again", row.name));
         }
     }
     say(format_args!("sealed anew: {secrets}"));
-    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::from(CONFIG) })
+    Ok(exit)
 }
 
 /// A connector as its file has it.
@@ -214,6 +212,9 @@ fn read(path: &Path, keys: &Keyring) -> Result<ConnectorRow, ExitCode> {
             "a secret in it is hidden ({HIDDEN}): seal it with `flohctl connector seal {}`",
             file.name
         )));
+    }
+    if has(&Value::Object(file.mocks.clone()), &|text| text == HIDDEN) {
+        return Err(refuse(format!("`mocks` has a value that is hidden ({HIDDEN}): write what the mock is to answer")));
     }
     // What cannot be opened here, no worker with the same settings could open.
     keys.reseal(&file.name, &file.config).map_err(|failure| refuse(failure.message))?;

@@ -29,7 +29,7 @@ pub(super) fn read(reader: &mut Reader) -> DatabaseConfig {
         // PostgreSQL does not speak TLS over Unix sockets; libpq ignores the wish as well.
         config.ssl = SslMode::Disable;
     }
-    if config.ssl_ca.is_some() {
+    if config.ssl_ca.is_some() && !["DB_SSL", "DATABASE_URL"].iter().any(|name| reader.is_wrong(name)) {
         tell_unused_authorities(reader, &config);
     }
     config

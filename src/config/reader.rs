@@ -161,6 +161,11 @@ impl Reader {
         });
     }
 
+    /// Whether a mistake in it was noted: what would follow from its value is not worth a word.
+    pub(super) fn is_wrong(&self, name: &str) -> bool {
+        self.mistakes.iter().any(|mistake| mistake.variable == name)
+    }
+
     /// Notes something that is probably not what was meant.
     pub(super) fn warn(&mut self, name: &str, text: &str) {
         self.notice(Severity::Warning, name, text);

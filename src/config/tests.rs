@@ -359,6 +359,9 @@ fn authorities_that_nobody_asks_are_told() {
     ] {
         assert_eq!(notices(&settings), [""; 0]);
     }
+    let wrong = load(&[("DB_SSL", "verify-ca"), ("DB_SSL_CA", file)]).err().unwrap();
+    let told: Vec<_> = wrong.notices.iter().map(|notice| notice.variable.as_str()).collect();
+    assert_eq!((wrong.mistakes.len(), told), (1, vec!["AUDIT_CHECKPOINT_KEY"]));
 }
 
 #[test]

@@ -68,10 +68,13 @@ fn runner() -> Runner {
 /// Refuses a schema with tables that no migration made, and one whose history differs from the embedded files.
 pub async fn migrate(database: &DatabaseConfig) -> Result<Migrated, StoreError> {
     let mut session = Session::open(database).await?;
-    let result = match session.lock().await {
-        Ok(()) => session.migrate().await,
-        Err(error) => Err(error),
-    };
+    let result = async {
+        // Before anything that an old one does not know.
+        session.refuse_old_server().await?;
+        session.lock().await?;
+        session.migrate().await
+    }
+    .await;
     session.close().await;
     result
 }
@@ -152,7 +155,6 @@ impl Session {
     }
 
     async fn migrate(&mut self) -> Result<Migrated, StoreError> {
-        self.refuse_old_server().await?;
         let applied = self.applied().await?;
         let found = applied.iter().map(|(version, _)| *version).max().unwrap_or(0);
         if found > newest_version() {

@@ -104,6 +104,16 @@ impl Template {
         })
     }
 
+    /// Its text with the same value in place of each path.
+    #[must_use]
+    pub fn with_each(&self, value: &str) -> String {
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(plain) => plain.clone(),
+            Piece::Value(_) => value.to_string(),
+        };
+        self.0.iter().map(piece).collect()
+    }
+
     /// Whether it is one path and nothing else, and so keeps the type of the value.
     #[must_use]
     pub fn is_value(&self) -> bool {

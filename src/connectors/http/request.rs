@@ -176,8 +176,13 @@ pub fn check(params: &Map<String, Value>) -> Vec<WrongParam> {
 /// What is wrong with a command of a connector's configuration, before it is called: with its path, or with a member that has
 /// no template in it.
 pub(super) fn check_command(command: &Map<String, Value>, config: &HttpConfig) -> Result<(), String> {
-    if let Some(path) = command.get("path").and_then(Value::as_str) {
-        Template::parse(path).map_err(|why| format!("`path`: {why}"))?;
+    let mut command = command.clone();
+    if let Some(path) = command.get_mut("path").filter(|path| path.is_string()) {
+        let template = Template::parse(path.as_str().unwrap_or_default()).map_err(|why| format!("`path`: {why}"))?;
+        if let Some(other) = template.paths().map(ToString::to_string).find(|path| !path.starts_with("params.")) {
+            return Err(format!("`path`: `{{{{{other}}}}}` is no parameter of the call, as `{{{{params.id}}}}` is"));
+        }
+        *path = Value::from(template.with_each("x"));
     }
     let no_params = Map::new();
     let call = Call {
@@ -189,7 +194,7 @@ pub(super) fn check_command(command: &Map<String, Value>, config: &HttpConfig) -
     };
     let place = ("path".to_string(), Value::from("/"));
     let beginning = "the call of ``: ";
-    let first = one_by_one(command, &place, config, &call, true).next();
+    let first = one_by_one(&command, &place, config, &call, true).next();
     first.map_or(Ok(()), |(_, failure)| Err(failure.message.strip_prefix(beginning).unwrap_or(&failure.message).into()))
 }
 

@@ -116,6 +116,9 @@ fn a_command_that_no_call_could_be_made_of_is_refused_before_it_is_stored() {
     for (command, words) in [
         (json!({"path": "users/{{params.id"}), "`path`"),
         (json!({"path": "../users"}), "no segment"),
+        (json!({"path": "../users/{{params.id}}"}), "no segment"),
+        (json!({"path": "users?active=1&id={{params.id}}"}), "no `?`"),
+        (json!({"path": "users/{{employee.id}}"}), "`{{employee.id}}` is no parameter of the call"),
         (json!({"path": "users", "method": "FETCH"}), "`method` is one of"),
         (json!({"path": "users", "expectedStatus": "ok"}), "`expectedStatus` is a number"),
         (json!({"path": "users", "timeout": "1h"}), "at most 300 s"),

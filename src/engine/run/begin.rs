@@ -79,7 +79,9 @@ pub fn misfit(variable: &Variable, value: &Value) -> Option<String> {
 }
 
 fn is_date(text: &str) -> bool {
-    DateTime::parse_from_rfc3339(text).is_ok() || text.parse::<NaiveDate>().is_ok()
+    // Parsed, a month may have one digit; no answer to a question may.
+    let is_day = text.len() == "2026-03-29".len() && text.parse::<NaiveDate>().is_ok();
+    is_day || DateTime::parse_from_rfc3339(text).is_ok()
 }
 
 #[cfg(test)]
@@ -96,6 +98,7 @@ mod tests {
             (VariableType::Boolean, json!(false), json!("false")),
             (VariableType::Date, json!("2026-03-29"), json!("29.3.2026")),
             (VariableType::Date, json!("2026-03-29T01:00:00Z"), json!(0)),
+            (VariableType::Date, json!("2026-03-09"), json!("2026-3-9")),
             (VariableType::Object, json!({}), json!([])),
             (VariableType::Array, json!([]), json!({})),
         ] {

@@ -32,7 +32,7 @@ pub struct Visit<'a> {
     pub waits: bool,
     /// What it noted as its result when it began to wait, or when its last try failed.
     pub result: Option<&'a Value>,
-    /// When the visit began.
+    /// When the visit began; or when the run was taken again, where whoever had the running step was gone.
     pub started_at: DateTime<Utc>,
     /// The database's time. Steps compare times with it, never with the host's.
     pub now: DateTime<Utc>,

@@ -128,7 +128,7 @@ async fn call(visit: &Visit<'_>, config: &Map<String, Value>) -> Result<Result<R
             params: config.get("params").and_then(Value::as_object).unwrap_or(&nothing),
             idempotency_key: &visit.idempotency_key(),
             deadline: Instant::now() + LONGEST_CALL,
-            // After a crash the wait is no longer than it was to be.
+            // As the step's `timeout` is, a wait is counted from when the step began.
             now: visit.started_at,
         },
         mock: config.get("mock"),

@@ -38,10 +38,13 @@ impl StepType for UserPrompt {
                     field.wrong("BAD_NAME", "name", format!("`{name}` is asked for twice"));
                 }
             }
-            let kind = field.word("type", &VARIABLE_TYPES).unwrap_or(VariableType::String);
+            let kind = match field.get("type") {
+                None => Some(VariableType::String),
+                Some(_) => field.word("type", &VARIABLE_TYPES),
+            };
             let _ = (field.flag("required", false), field.maybe_text("label"));
             for (option, _) in field.list("options") {
-                check_option(&field, kind, option);
+                kind.inspect(|kind| check_option(&field, *kind, option));
             }
             field.done();
         }
@@ -77,7 +80,8 @@ impl StepType for UserPrompt {
     }
 }
 
-/// An answer of the field's type is to be one of the options: one of another type would never be.
+/// An answer of the field's type is to be one of the options: one of another type would never be. The others can still be
+/// chosen, so that this forbids nothing.
 fn check_option(field: &Fields<'_>, kind: VariableType, option: &Value) {
     // Of a list it is the elements that are.
     if kind == VariableType::Array || option.as_str().is_some_and(|text| text.contains("{{")) {
@@ -85,7 +89,8 @@ fn check_option(field: &Fields<'_>, kind: VariableType, option: &Value) {
     }
     let answer = Variable { name: String::new(), kind, required: false, description: None };
     if misfit(&answer, option).is_some() {
-        field.wrong("WRONG_VALUE", "options", format!("`{option}` is no answer of type {}", kind.name()));
+        let message = format!("`{option}` is no answer of type {}: nobody can choose it", kind.name());
+        field.findings().borrow_mut().warning("NEVER", &field.place_of("options"), message);
     }
 }
 

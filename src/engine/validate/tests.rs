@@ -217,11 +217,17 @@ fn options_that_no_answer_can_be_are_found() {
         ("number", json!(["1", "2"]), "`\"1\"` is no answer of type number"),
         ("string", json!([1]), "`1` is no answer of type string"),
         ("date", json!(["29.3."]), "is no answer of type date"),
+        ("date", json!(["2026-3-9"]), "is no answer of type date"),
     ] {
         let found = form(kind, options);
-        assert!(found[0].starts_with("error WRONG_VALUE at steps[4].config.fields[0].options: "), "{found:#?}");
+        assert!(found[0].starts_with("warning NEVER at steps[4].config.fields[0].options: "), "{found:#?}");
         assert!(found[0].contains(words), "{found:#?}");
     }
+    let found = form("nummer", json!([1, "a"]));
+    assert!(
+        found.len() == 1 && found[0].starts_with("error WRONG_VALUE at steps[4].config.fields[0].type: "),
+        "{found:#?}"
+    );
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub struct TakenStep {
     pub status: StepStatus,
     /// What it has noted when it began to wait.
     pub result: Option<Value>,
-    /// When the visit began.
+    /// When the visit began; or when the run was taken again, where whoever had the running step was gone.
     pub started_at: DateTime<Utc>,
     /// When its waiting, or the pause before its next try, is over.
     pub due_at: Option<DateTime<Utc>>,

@@ -47,6 +47,10 @@ fn what_is_no_connector_is_refused_in_a_sentence() {
         (json!({"name": "w", "type": "delay", "config": {"a": 1}}).to_string(), "has no `config`"),
         (json!({"name": "a", "type": "http", "config": {"baseUrl": "crm"}}).to_string(), "the URL cannot be read"),
         (with_auth("a", json!({"type": "bearer", "token": "***"})), "seal it with `flohctl connector seal a`"),
+        (
+            json!({"name": "a", "type": "delay", "mocks": {"wait": {"token": "***"}}}).to_string(),
+            "`mocks` has a value that is hidden",
+        ),
         (with_auth("a", json!({"type": "bearer", "token": sealed})), "or it was sealed for another connector"),
         (with_auth("a", json!({"type": "oauth", "token": "guppytrout"})), "basic, bearer or apiKey"),
     ] {
