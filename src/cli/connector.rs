@@ -5,7 +5,7 @@ use crate::{
     config::Config,
     connectors::{
         self,
-        secrets::{HIDDEN, Keyring, has_plain_secret, hide, is_sealed},
+        secrets::{HIDDEN, Keyring, has_plain_secret, hide, is_sealed, is_secret_name},
     },
     store::{
         Store, StoreError, Version,
@@ -33,7 +33,7 @@ pub enum Command {
     /// Seal every secret anew, with the current key
     ///
     /// After it, CONNECTOR_ENCRYPTION_KEY_PREVIOUS is needed no longer. Harmless when it runs twice. Exit code 78 if a secret
-    /// can be opened with neither key; the others are sealed anew all the same.
+    /// can be opened with neither key; the others are sealed anew all the same. Else 70 if a connector was changed meanwhile.
     Reseal,
 }
 
@@ -133,12 +133,13 @@ async fn show(store: &Store, name: &str) -> Answer {
 }
 
 async fn reseal(store: &Store, keys: &Keyring) -> Answer {
-    let (mut secrets, mut exit) = (0, ExitCode::SUCCESS);
+    let (mut secrets, mut unopened, mut changed) = (0, false, false);
     for row in rows(store).await.map_err(|error| complain_store(&error))? {
         let (config, count) = match keys.reseal(&row.name, &row.config) {
             Ok(sealed) => sealed,
             Err(failure) => {
-                exit = complain(CONFIG, &failure);
+                complain(CONFIG, &failure);
+                unopened = true;
                 continue;
             }
         };
@@ -149,11 +150,16 @@ async fn reseal(store: &Store, keys: &Keyring) -> Answer {
         if replaced.map_err(|error| complain_store(&error))? {
             secrets += count;
         } else {
-            exit = complain(FAILED, &format_args!("{} was changed meanwhile; run it again", row.name));
+            complain(FAILED, &format_args!("{} was changed meanwhile; run it again", row.name));
+            changed = true;
         }
     }
     say(format_args!("sealed anew: {secrets}"));
-    Ok(exit)
+    Ok(match (unopened, changed) {
+        (true, _) => ExitCode::from(CONFIG),
+        (false, true) => ExitCode::from(FAILED),
+        (false, false) => ExitCode::SUCCESS,
+    })
 }
 
 /// A connector as its file has it.
@@ -213,7 +219,7 @@ fn read(path: &Path, keys: &Keyring) -> Result<ConnectorRow, ExitCode> {
             file.name
         )));
     }
-    if has(&Value::Object(file.mocks.clone()), &|text| text == HIDDEN) {
+    if has_hidden(&Value::Object(file.mocks.clone()), false) {
         return Err(refuse(format!("`mocks` has a value that is hidden ({HIDDEN}): write what the mock is to answer")));
     }
     // What cannot be opened here, no worker with the same settings could open.
@@ -230,6 +236,16 @@ fn read(path: &Path, keys: &Keyring) -> Result<ConnectorRow, ExitCode> {
         mocks: file.mocks,
         enabled: file.enabled,
     })
+}
+
+/// Whether a value below a name that `show` hides is what it shows for it.
+fn has_hidden(value: &Value, secret: bool) -> bool {
+    match value {
+        Value::String(text) => secret && text == HIDDEN,
+        Value::Array(list) => list.iter().any(|value| has_hidden(value, secret)),
+        Value::Object(members) => members.iter().any(|(name, value)| has_hidden(value, secret || is_secret_name(name))),
+        _ => false,
+    }
 }
 
 /// Whether a text in it is such a one.

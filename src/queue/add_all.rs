@@ -49,7 +49,7 @@ impl Queue {
             if let Some(Err(error)) = ended.clone().map(Value::extract_error) {
                 // The key is no job's.
                 let error = Error::from_redis(self.link.place(), "HEXISTS", &error);
-                if error.is_outage() || error.is_fatal() {
+                if error.concerns_all() {
                     return Err(error);
                 }
                 added.push(Added::Refused(error));
@@ -64,7 +64,7 @@ impl Queue {
             added.push(match answer {
                 Ok(()) if ended == Some(Value::Int(1)) => Added::Ended,
                 Ok(()) => Added::InQueue,
-                Err(error) if error.is_outage() || error.is_fatal() => return Err(error),
+                Err(error) if error.concerns_all() => return Err(error),
                 Err(error) => Added::Refused(error),
             });
         }

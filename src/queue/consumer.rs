@@ -313,7 +313,9 @@ impl Shared {
     async fn look_for_orphans(&self) {
         let mut backoff = Backoff::default();
         while let Err(error) = self.queue.hand_back_orphans(&self.leases, &self.worker).await {
-            tracing::debug!("no look for jobs of lost answers: {error}");
+            if !backoff.is_raised() {
+                tracing::warn!("no look for jobs of lost answers yet: {error}");
+            }
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }

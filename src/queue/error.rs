@@ -20,6 +20,8 @@ const NOT_NOW: [&str; 6] = [
 const NOT_YOU: [&str; 3] = ["NOAUTH", "WRONGPASS", "DENIED"];
 /// The code for "not this, for you": a command or a key that the ACL keeps from somebody whom it lets in.
 const NOT_THIS: &str = "NOPERM";
+/// What Redis says in its place where it was a script that asked: version 7.0, and those after it.
+const NOT_THIS_IN_SCRIPT: [&str; 2] = ["The user executing the script can't", "ACL failure in script"];
 
 /// Where the login to Redis stands, for messages.
 pub(crate) const LOGIN: &str = "REDIS_USERNAME, REDIS_PASSWORD and the server's ACL";
@@ -80,6 +82,11 @@ impl Error {
         matches!(self, Error::Unavailable { .. } | Error::Rejected { .. })
     }
 
+    /// Whether this is no matter of the job or the schedule that was asked about: it would be the same for every other one.
+    pub fn concerns_all(&self) -> bool {
+        self.is_outage() || matches!(self, Error::Forbidden { .. })
+    }
+
     /// Whether no waiting will heal this (exit 78).
     pub fn is_fatal(&self) -> bool {
         matches!(self, Error::Rejected { .. } | Error::Forbidden { .. } | Error::Settings(_))
@@ -91,6 +98,9 @@ impl Error {
         let place = place.to_string();
         let text = error.to_string();
         if error.kind() == redis::ErrorKind::AuthenticationFailed || NOT_YOU.contains(&code) {
+            return Error::Rejected { place, what: text, check: LOGIN };
+        }
+        if code == NOT_THIS && command == "connect" {
             return Error::Rejected { place, what: text, check: LOGIN };
         }
         if code == NOT_THIS {
@@ -139,6 +149,9 @@ fn code(error: &RedisError) -> &str {
     let code = error.code().unwrap_or_default();
     if code != "ERR" {
         return code;
+    }
+    if error.detail().is_some_and(|detail| NOT_THIS_IN_SCRIPT.iter().any(|words| detail.contains(words))) {
+        return NOT_THIS;
     }
     let script = error.detail().filter(|detail| detail.starts_with("Error running script"));
     let inner = script.and_then(|detail| {

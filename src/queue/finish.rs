@@ -5,7 +5,6 @@ use super::{
     connection::COMMAND_DEADLINE,
     error::Error,
     fetch::{Fetched, Wait, lock_duration, read_fetched},
-    job::ACKNOWLEDGED_FIELD,
     lease::pack,
     options::Keep,
     scripts,
@@ -27,6 +26,15 @@ pub enum Ending {
     Failed(Reason),
     /// Failed, to be tried again after the delay.
     Retried(Reason, Duration),
+    /// Could not go on, for this reason that is not its own: no attempt is charged, and it comes again after the delay.
+    PutOff(String, Duration),
+}
+
+impl Ending {
+    /// Whether the job is to run again.
+    pub fn requeues(&self) -> bool {
+        matches!(self, Ending::Retried(..) | Ending::PutOff(..))
+    }
 }
 
 /// Why an attempt failed.
@@ -91,6 +99,20 @@ pub struct FetchNext<'a> {
     pub worker: &'a str,
 }
 
+/// A job's end for good, as the script is told of it.
+struct End<'a> {
+    /// The field that holds the value.
+    property: &'a str,
+    value: &'a str,
+    /// The set that it goes to.
+    target: &'static str,
+    /// More fields of its hash, packed.
+    fields: Vec<u8>,
+    /// The committed result that is acknowledged, or nothing.
+    epoch: String,
+    keep: Keep,
+}
+
 #[derive(serde::Serialize)]
 struct FinishOptions<'a> {
     token: &'a str,
@@ -134,19 +156,33 @@ impl Queue {
     ) -> Result<Finished, Error> {
         match ending {
             Ending::Completed { value, epoch } => {
-                let epoch = epoch.map(|epoch| epoch.to_string());
-                let fields: Vec<&str> = epoch.iter().flat_map(|epoch| [ACKNOWLEDGED_FIELD, epoch.as_str()]).collect();
-                let keep = job.options.keep_completed();
-                self.move_to_finished(job, token, ("returnvalue", value, "completed"), &fields, keep, next).await
+                let end = End {
+                    property: "returnvalue",
+                    value,
+                    target: "completed",
+                    fields: Vec::new(),
+                    epoch: epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
+                    keep: job.options.keep_completed(),
+                };
+                self.move_to_finished(job, token, end, next).await
             }
             Ending::Failed(reason) => {
-                let traces = traces(reason)?;
-                let fields = ["failedReason", reason.text.as_str(), "stacktrace", traces.as_str()];
-                let keep = job.options.keep_failed();
-                self.move_to_finished(job, token, ("failedReason", &reason.text, "failed"), &fields, keep, next).await
+                let end = End {
+                    property: "failedReason",
+                    value: &reason.text,
+                    target: "failed",
+                    fields: pack(&["failedReason", &reason.text, "stacktrace", &traces(reason)?])?,
+                    epoch: String::new(),
+                    keep: job.options.keep_failed(),
+                };
+                self.move_to_finished(job, token, end, next).await
             }
             Ending::Retried(reason, delay) if delay.is_zero() => self.retry_now(job, token, reason).await,
-            Ending::Retried(reason, delay) => self.retry_later(job, token, reason, *delay, next).await,
+            Ending::Retried(reason, delay) => {
+                let fields = pack(&["failedReason", &reason.text, "stacktrace", &traces(reason)?])?;
+                self.move_to_delayed(job, token, *delay, Some(fields), next).await
+            }
+            Ending::PutOff(_, delay) => self.move_to_delayed(job, token, *delay, None, next).await,
         }
     }
 
@@ -154,27 +190,24 @@ impl Queue {
         &self,
         job: &Job,
         token: &str,
-        (property, value, target): (&str, &str, &str),
-        fields: &[&str],
-        keep_jobs: Keep,
+        end: End<'_>,
         next: FetchNext<'_>,
     ) -> Result<Finished, Error> {
         let keys = &self.keys;
         let options = pack(&FinishOptions {
             token,
             name: next.worker,
-            keep_jobs,
+            keep_jobs: end.keep,
             lock_duration: &lock_duration(),
-            attempts: (target == "failed").then(|| job.options.attempts()),
+            attempts: (end.target == "failed").then(|| job.options.attempts()),
             max_metrics_size: "",
             fpof: job.options.fail_parent,
             cpof: job.options.continue_parent,
             idof: job.options.ignore_dependency,
             rdof: job.options.remove_dependency,
         })?;
-        let fields = if fields.is_empty() { Vec::new() } else { pack(fields)? };
-        let (hash, metrics) = (keys.job(&job.id), keys.metrics(target));
-        let set = if target == "completed" { &keys.completed } else { &keys.failed };
+        let (hash, metrics) = (keys.job(&job.id), keys.metrics(end.target));
+        let set = if end.target == "completed" { &keys.completed } else { &keys.failed };
         let answer: Value = scripts::MOVE_TO_FINISHED
             .call(
                 &self.link,
@@ -199,13 +232,14 @@ impl Queue {
                 &[
                     job.id.as_bytes(),
                     b"",
-                    property.as_bytes(),
-                    value.as_bytes(),
-                    target.as_bytes(),
+                    end.property.as_bytes(),
+                    end.value.as_bytes(),
+                    end.target.as_bytes(),
                     if next.wanted { b"1" } else { b"0" },
                     keys.base.as_bytes(),
                     &options,
-                    &fields,
+                    &end.fields,
+                    end.epoch.as_bytes(),
                 ],
             )
             .await?;
@@ -247,12 +281,13 @@ impl Queue {
         read_finished("retryJob", &answer, self.max_job_bytes)
     }
 
-    async fn retry_later(
+    /// With the packed fields of an attempt that failed, or without one.
+    async fn move_to_delayed(
         &self,
         job: &Job,
         token: &str,
-        reason: &Reason,
         delay: Duration,
+        failed: Option<Vec<u8>>,
         next: FetchNext<'_>,
     ) -> Result<Finished, Error> {
         #[derive(serde::Serialize)]
@@ -263,7 +298,6 @@ impl Queue {
             name: &'a str,
         }
         let keys = &self.keys;
-        let fields = pack(&["failedReason", &reason.text, "stacktrace", &traces(reason)?])?;
         let options = pack(&NextOptions { token, lock_duration: &lock_duration(), name: next.worker })?;
         let (hash, delay) = (keys.job(&job.id), delay.as_millis().to_string());
         let answer: Value = scripts::MOVE_TO_DELAYED
@@ -290,8 +324,9 @@ impl Queue {
                     job.id.as_bytes(),
                     token.as_bytes(),
                     delay.as_bytes(),
-                    b"0",
-                    &fields,
+                    // Whether it is no attempt.
+                    if failed.is_some() { b"0" } else { b"1" },
+                    &failed.unwrap_or_default(),
                     if next.wanted { b"1" } else { b"0" },
                     &options,
                 ],

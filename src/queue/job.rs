@@ -6,7 +6,7 @@ use serde_json::Value;
 /// The reason that BullMQ's stalled check of a Node worker writes.
 const STALL_VERDICT: &str = "job stalled more than allowable limit";
 /// The field in which our finish records which epoch's result it acknowledged.
-pub const ACKNOWLEDGED_FIELD: &str = "floh:epoch";
+const ACKNOWLEDGED_FIELD: &str = "floh:epoch";
 
 /// A fetched job. Nothing in it is trusted: what cannot be read is `None`, or a [`Job::defect`].
 #[derive(Debug, Clone, Default)]
@@ -85,7 +85,9 @@ impl Job {
 
     /// A counter, and a note if BullMQ's scripts will not be able to count it up.
     fn count(&mut self, value: &[u8]) -> u32 {
-        let whole = value.len() <= 15 && str::from_utf8(value).is_ok_and(|text| text.parse::<i64>().is_ok());
+        // As Redis writes it: 01, +1 and -0 are no integers to it.
+        let is_written = |text: &str| text.parse::<i64>().is_ok_and(|number| number.to_string() == text);
+        let whole = value.len() <= 15 && str::from_utf8(value).is_ok_and(is_written);
         self.broken_fields |= !whole;
         number(value).map_or(0, |n| n.max(0.0) as u32)
     }
@@ -175,6 +177,13 @@ mod tests {
     fn a_hash_without_fields_is_a_defect_and_not_a_panic() {
         let job = read(&[("processedOn", "1"), ("ats", "1")]);
         assert!(job.defect.is_some_and(|reason| reason.contains("no name")));
+    }
+
+    #[test]
+    fn a_counter_that_redis_cannot_count_up_is_noted() {
+        for (value, broken) in [("0", false), ("12", false), ("-3", false), ("01", true), ("+5", true), ("-0", true)] {
+            assert_eq!(read(&[("name", "x"), ("atm", value)]).broken_fields, broken, "{value}");
+        }
     }
 
     #[test]

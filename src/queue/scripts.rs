@@ -65,6 +65,14 @@ if redis.call('HEXISTS', KEYS[5], 'paused') == 0 and redis.call('EXISTS', KEYS[7
 end
 ";
 
+/// A committed result is acknowledged by a finish that has gone through, not by one that was refused: among the script's own
+/// fields it would be written before the script looks where the job is.
+const ACKNOWLEDGE: &str = "
+if ARGV[10] ~= '' and not (type(result) == 'number' and result < 0) and redis.call('EXISTS', KEYS[12]) == 1 then
+  redis.call('HSET', KEYS[12], 'floh:epoch', ARGV[10])
+end
+";
+
 macro_rules! bullmq {
     ($name:literal, $keys:literal) => {
         include_str!(concat!(env!("BULLMQ_COMMANDS"), "/", $name, "-", $keys, ".lua"))
@@ -73,7 +81,9 @@ macro_rules! bullmq {
 
 macro_rules! scripts {
     ($($(#[$doc:meta])* $constant:ident = $name:literal, $keys:literal $(, $field:ident $value:expr)*;)*) => {
-        $($(#[$doc])* pub static $constant: LazyLock<Script> = LazyLock::new(|| Script::wrap(&Source {
+        $($(#[$doc])*
+        #[allow(clippy::needless_update, reason = "one of them has every field")]
+        pub static $constant: LazyLock<Script> = LazyLock::new(|| Script::wrap(&Source {
             name: $name, keys: $keys, text: bullmq!($name, $keys), $($field: $value,)* ..PLAIN
         }));)*
         /// All of them, for loading and for tests.
@@ -87,7 +97,7 @@ scripts! {
     /// Fetch.
     MOVE_TO_ACTIVE = "moveToActive", 11, clock Some(2), pushes true, fetches true;
     /// Finish, and fetch the next.
-    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12), fetches true;
+    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12), fetches true, after ACKNOWLEDGE;
     /// Retry after a delay, and fetch the next.
     MOVE_TO_DELAYED = "moveToDelayed", 11, clock Some(2), pushes true, fetches true;
     /// Retry at once.

@@ -22,6 +22,8 @@ use verdict::{Before, Verdict};
 
 /// How long a cancelled handler and its notes may take to let go before its job is handed back all the same.
 const LET_GO: Duration = Duration::from_secs(1);
+/// The longest that a job is put off which cannot go on.
+const LONGEST_PUT_OFF: Duration = Duration::from_secs(60);
 /// How often a finish that Redis answers with an error is tried again: what is done should not be done twice.
 const REFUSALS: u32 = 15;
 
@@ -144,6 +146,10 @@ impl Shared {
         let ending = match outcome {
             Outcome::Completed { value, epoch } => Ending::Completed { value: value.to_string(), epoch },
             Outcome::Failed(failure) => ending_of(job, failure),
+            // What keeps this job from going on may let every other one go on: it does not stand in their way.
+            Outcome::Interrupted(why) if !self.takes_nothing() && lease.cancellation().is_none() => {
+                Ending::PutOff(why, put_off(job))
+            }
             Outcome::Interrupted(why) => {
                 self.hand_back(job, lease, &why).await;
                 return Token::Retired;
@@ -158,6 +164,11 @@ impl Shared {
         self.finish(job, lease, ending, took).await
     }
 
+    /// Whether no job is fetched now.
+    fn takes_nothing(&self) -> bool {
+        self.stop.is_cancelled() || self.processor.hold().is_some()
+    }
+
     /// Finishes over as many connections as it takes; only the first call fetches the next job.
     async fn finish(&self, job: &Job, lease: &Lease, mut ending: Ending, took: Duration) -> Token {
         lease.finishing();
@@ -165,7 +176,10 @@ impl Shared {
         let mut sent_before = false;
         let mut refused = 0;
         loop {
-            let wanted = !sent_before && !self.stop.is_cancelled() && self.processor.hold().is_none();
+            let wanted = !sent_before
+                && !self.takes_nothing()
+                // A request to cancel names the token: a later run of the same job must not have it.
+                && lease.request().is_none();
             let next = FetchNext { wanted, worker: &self.worker };
             let asked = uptime_ms();
             match self.queue.finish(job, &lease.token, &ending, next).await {
@@ -176,22 +190,21 @@ impl Shared {
                         Fetched::Nothing(_) => Token::Retired,
                     };
                 }
-                Ok(Finished::Refused(refusal)) => match self
-                    .judge(job, lease, refusal, Before::call(sent_before, matches!(ending, Ending::Retried(..))))
-                    .await
-                {
-                    Verdict::Done => {
-                        self.tell(&ending, took);
-                        return Token::Retired;
+                Ok(Finished::Refused(refusal)) => {
+                    match self.judge(job, lease, refusal, Before::call(sent_before, ending.requeues())).await {
+                        Verdict::Done => {
+                            self.tell(&ending, took);
+                            return Token::Retired;
+                        }
+                        Verdict::Again => sent_before = true,
+                        Verdict::Instead(failure) => ending = ending_of(job, failure),
+                        Verdict::Lost(why) => {
+                            self.pulse.count(Tally::Lost);
+                            tracing::error!(message_id = events::JOB_LOST, "could not be finished, because {why}");
+                            return Token::Retired;
+                        }
                     }
-                    Verdict::Again => sent_before = true,
-                    Verdict::Instead(failure) => ending = ending_of(job, failure),
-                    Verdict::Lost(why) => {
-                        self.pulse.count(Tally::Lost);
-                        tracing::error!(message_id = events::JOB_LOST, "could not be finished, because {why}");
-                        return Token::Retired;
-                    }
-                },
+                }
                 Err(error) if error.is_outage() || refused < REFUSALS => {
                     if !sent_before {
                         tracing::warn!("finishing is tried again: {error}");
@@ -284,7 +297,10 @@ impl Shared {
         let mut backoff = Backoff::default();
         loop {
             match schedulers::continue_chain(&self.queue, job).await {
-                Err(error) if error.is_outage() && lease.cancellation().is_none() => {
+                Err(error) if lease.cancellation().is_none() => {
+                    if !backoff.is_raised() {
+                        tracing::warn!("the next iteration of its schedule is tried again: {error}");
+                    }
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 other => return other,
@@ -327,8 +343,23 @@ impl Shared {
                     reason.text
                 );
             }
+            Ending::PutOff(why, delay) => {
+                self.pulse.count(Tally::HandedBack);
+                let wait = delay.as_secs();
+                tracing::warn!(
+                    message_id = events::JOB_HANDED_BACK,
+                    "handed back, no attempt charged, again in {wait} s: {why}"
+                );
+            }
         }
     }
+}
+
+/// How long a job waits that could not go on: twice as long each time, up to a minute.
+fn put_off(job: &Job) -> Duration {
+    // Each fetch starts an attempt, and only one that ended was made.
+    let before = job.attempts_started.saturating_sub(job.attempts_made).saturating_sub(1);
+    Duration::from_secs(1 << before.min(6)).min(LONGEST_PUT_OFF)
 }
 
 /// Whether a failure is for good, or how long to wait for the next attempt.

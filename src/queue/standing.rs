@@ -32,7 +32,7 @@ impl Queue {
         if let Value::ServerError(error) = hash {
             let error = Error::from_redis(self.link.place(), "HMGET", &error.clone().into());
             // A key that is no hash is no job that could be added or be lost.
-            return if error.is_outage() || error.is_fatal() { Err(error) } else { Ok(Standing::Pending) };
+            return if error.concerns_all() { Err(error) } else { Ok(Standing::Pending) };
         }
         let field = |index: usize| match hash {
             Value::Array(fields) => fields.get(index).is_some_and(|field| *field != Value::Nil),

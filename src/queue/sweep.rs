@@ -113,7 +113,7 @@ impl Queue {
     pub async fn give_back(&self, orphan: &Orphan, prefix: &str) -> Result<bool, Error> {
         match self.try_give_back(orphan, prefix).await {
             // What is wrong with one job must not keep the others from being found.
-            Err(error) if !error.is_outage() => {
+            Err(error) if !error.concerns_all() => {
                 tracing::warn!(floh_job_id = %orphan.id, "not handed back: {error}");
                 Ok(false)
             }

@@ -43,24 +43,43 @@ enum Error {
     Store(#[from] StoreError),
 }
 
+/// What one look came to.
+struct Look {
+    /// Jobs that the life held.
+    found: usize,
+    /// Those of them that were given back.
+    given: usize,
+}
+
+impl Look {
+    /// Whether nothing was given back although a later look may do so.
+    fn may_find_more(&self, predecessor: &Predecessor) -> bool {
+        self.given == 0 && (self.found > 0 || !predecessor.certainly_ours)
+    }
+}
+
 impl Reclaim {
-    /// Clears up after each predecessor, with as many looks as it takes.
-    pub async fn run(&self, state: &State, predecessors: Vec<Predecessor>) {
+    /// Clears up after each predecessor, with as many looks as it takes; first after those whose jobs need not be waited for.
+    pub async fn run(&self, state: &State, mut predecessors: Vec<Predecessor>) {
+        predecessors.sort_by_key(|predecessor| !predecessor.certainly_ours);
         for predecessor in predecessors {
             let since = Instant::now();
             let mut backoff = Backoff::default();
             let mut recorded = false;
             loop {
                 match self.clear_up(&predecessor, &mut recorded).await {
-                    // The locks of a life that may go on elsewhere are waited for: once expired they are nobody's.
-                    Ok(0) if !predecessor.certainly_ours && since.elapsed() < LOCK_DURATION + LOOK => {
+                    // The locks of a life that may go on elsewhere are waited for: once expired they are nobody's. And what
+                    // was refused may be given back by another look.
+                    Ok(look) if look.may_find_more(&predecessor) && since.elapsed() < LOCK_DURATION + LOOK => {
                         tokio::time::sleep(LOOK).await;
                     }
-                    Ok(0) => break,
+                    Ok(Look { given: 0, .. }) => break,
                     // Somebody may have been taken up in between: look again until nothing is found.
                     Ok(_) => backoff.reset(),
                     Err(error) => {
-                        tracing::debug!("what the previous life held is not given back yet: {error}");
+                        if !backoff.is_raised() {
+                            tracing::warn!("what the previous life held is not given back yet: {error}");
+                        }
                         tokio::time::sleep(backoff.next_delay()).await;
                     }
                 }
@@ -71,8 +90,8 @@ impl Reclaim {
         }
     }
 
-    /// One look; how many jobs were given back.
-    async fn clear_up(&self, predecessor: &Predecessor, recorded: &mut bool) -> Result<usize, Error> {
+    /// One look.
+    async fn clear_up(&self, predecessor: &Predecessor, recorded: &mut bool) -> Result<Look, Error> {
         // First, so that a job which another worker takes meanwhile is charged by that take.
         if !*recorded {
             self.record(predecessor).await?;
@@ -82,14 +101,14 @@ impl Reclaim {
         let mut found = self.queue.orphans(&prefix, &self.worker, &self.leases).await?;
         found.retain(|orphan| predecessor.certainly_ours || orphan.token.is_none());
         if found.is_empty() {
-            return Ok(0);
+            return Ok(Look { found: 0, given: 0 });
         }
         // Charged before it is given out again, so that it runs alone.
         self.charge(predecessor, &found).await?;
-        let mut count = 0;
+        let mut given = 0;
         for orphan in &found {
             if self.queue.give_back(orphan, &self.leases.token_prefix()).await? {
-                count += 1;
+                given += 1;
                 tracing::warn!(
                     message_id = events::PREDECESSOR_RECLAIMED,
                     floh_job_id = %orphan.id,
@@ -97,7 +116,7 @@ impl Reclaim {
                 );
             }
         }
-        Ok(count)
+        Ok(Look { found: found.len(), given })
     }
 
     /// Notes how the life ended, which charges what others have taken from it.

@@ -76,6 +76,24 @@ fn a_running_job_fails_within_a_second_of_the_request_and_is_not_tried_again() {
 }
 
 #[test]
+fn a_request_that_was_served_does_not_cancel_the_job_s_next_run() {
+    let mut fleet = Fleet::start();
+    let worker = fleet.worker("1", &[]);
+    wait_listening(&fleet);
+    // Longer than the pause between two looks at the requests.
+    let id = fleet.add(6, "test.sleep", json!({"ms": 7000}), json!({"attempts": 1}));
+    wait_taken(&fleet, &id);
+    // The end of one job fetches the next one: a slot has no pause in between.
+    let next = fleet.add(6, "test.sleep", json!({"ms": 1500}), json!({}));
+    assert_eq!(cancel(&fleet, &id, "enough"), ["1"]);
+    fleet.wait_state(6, &id, "failed", SOON);
+    wait_taken(&fleet, &next);
+    fleet.call(6, "retry", json!({"job": id}));
+    let job = fleet.wait_state(6, &id, "completed", SOON);
+    assert_eq!(job["attemptsMade"], 2, "{job:#}\n{}", worker.log());
+}
+
+#[test]
 fn a_handler_that_does_not_react_loses_its_thread_and_commits_nothing() {
     let mut fleet = Fleet::start();
     let worker = fleet.worker("1", &[]);

@@ -5,6 +5,7 @@ use crate::support::{Fleet, http::HttpServer, runs::chain, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -138,6 +139,29 @@ fn a_run_is_not_locked_while_a_call_is_out_and_cancelled_at_the_next_boundary() 
     assert_eq!((one.status.as_str(), one.outcome.as_deref()), ("completed", Some("success")));
     assert_eq!(http.calls(), 1, "{:#}", http.seen());
     assert_eq!(steps.last().map(|step| (step.id.as_str(), step.status.as_str())), Some(("two", "cancelled")));
+    worker.stop();
+}
+
+#[test]
+fn a_run_that_somebody_holds_locked_stands_in_nobody_s_way() {
+    let mut fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[("WORKER_CONCURRENCY", "1")]);
+    let definition = fleet.define(&chain("short", vec![delay("wait", 1.0)]));
+    let run = fleet.start_run(&definition, &json!({}));
+    fleet.wait_at(&run, "wait", LIMIT);
+    let runtime = Runtime::new().unwrap();
+    let somebody = runtime.block_on(fleet.postgres.admin());
+    let hold = format!("BEGIN; SELECT FROM floh_worker.workflow_run WHERE id = '{run}' FOR UPDATE");
+    runtime.block_on(somebody.batch_execute(&hold)).unwrap();
+    // PostgreSQL gives each wait for the lock 10 s.
+    wait_for("the run to be put off", LIMIT, || {
+        worker.log().contains("handed back, no attempt charged, again in ").then_some(())
+    });
+    let other = fleet.add(6, "test.echo", json!({}), json!({}));
+    fleet.wait_state(6, &other, "completed", LIMIT);
+    assert_eq!(fleet.run(&run).status, "waiting");
+    runtime.block_on(somebody.batch_execute("COMMIT")).unwrap();
+    fleet.wait_run(&run, "completed", LIMIT);
     worker.stop();
 }
 

@@ -78,10 +78,11 @@ pub fn misfit(variable: &Variable, value: &Value) -> Option<String> {
     })
 }
 
+/// In the forms that the database takes for an answer: chrono reads months of one digit, blanks, and the 60th second, too.
 fn is_date(text: &str) -> bool {
-    // Parsed, a month may have one digit; no answer to a question may.
-    let is_day = text.len() == "2026-03-29".len() && text.parse::<NaiveDate>().is_ok();
-    is_day || DateTime::parse_from_rfc3339(text).is_ok()
+    let is_day = |text: &str| text.parse::<NaiveDate>().is_ok_and(|day| day.to_string() == text);
+    let is_time = |text: &str| !text.contains(['t', 'z', ' ']) && text.get(17..19) != Some("60");
+    is_day(text) || (DateTime::parse_from_rfc3339(text).is_ok() && is_time(text))
 }
 
 #[cfg(test)]
@@ -99,6 +100,8 @@ mod tests {
             (VariableType::Date, json!("2026-03-29"), json!("29.3.2026")),
             (VariableType::Date, json!("2026-03-29T01:00:00Z"), json!(0)),
             (VariableType::Date, json!("2026-03-09"), json!("2026-3-9")),
+            (VariableType::Date, json!("2026-03-29T09:00:00.5+02:00"), json!("2026-03-29 09:00:00Z")),
+            (VariableType::Date, json!("2026-03-29"), json!("2026-3-29 ")),
             (VariableType::Object, json!({}), json!([])),
             (VariableType::Array, json!([]), json!({})),
         ] {

@@ -9,7 +9,7 @@ local function remove(field)
 end
 for _, field in ipairs({ 'ats', 'atm', 'stc' }) do
   local value = redis.call('HGET', KEYS[1], field)
-  if value and (#value > 15 or not string.find(value, '^-?%d+$')) then
+  if value and (#value > 15 or not (value == '0' or string.find(value, '^-?[1-9]%d*$'))) then
     remove(field)
   end
 end

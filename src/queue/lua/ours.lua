@@ -5,13 +5,14 @@
 local found = {}
 for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
   local key = ARGV[1] .. id
-  local token = redis.call('GET', key .. ':lock')
-  if token then
+  -- A key of another type is no job's, and must not hide those that are.
+  local token = redis.pcall('GET', key .. ':lock')
+  if type(token) == 'string' then
     if string.sub(token, 1, #ARGV[2]) == ARGV[2] then
       table.insert(found, id)
       table.insert(found, token)
     end
-  elseif redis.call('HGET', key, 'pb') == ARGV[3] then
+  elseif not token and redis.pcall('HGET', key, 'pb') == ARGV[3] then
     table.insert(found, id)
     table.insert(found, '')
   end

@@ -24,13 +24,16 @@ const COLONS_OF_OLD_KEYS: usize = 4;
 /// the job runs; calling it again for the same job adds nothing.
 ///
 /// # Errors
-/// Redis cannot be reached: to be called again until it can. What is wrong with the schedule itself is logged, ends the
+/// Redis cannot be reached, or its ACL forbids it: to be called again until it can. What is wrong with the schedule itself is logged, ends the
 /// chain as it does with Node's workers, and is no error of the job.
 pub async fn continue_chain(queue: &Queue, job: &Job) -> Result<(), Error> {
     let done = match &job.repeat_job_key {
         Some(key) if key.matches(':').count() < COLONS_OF_OLD_KEYS => continue_scheduler(queue, job, key).await,
-        Some(key) if is_scheduler(queue, key).await? => continue_scheduler(queue, job, key).await,
-        Some(key) => legacy::continue_repeatable(queue, job, key.clone()).await,
+        Some(key) => match is_scheduler(queue, key).await {
+            Ok(true) => continue_scheduler(queue, job, key).await,
+            Ok(false) => legacy::continue_repeatable(queue, job, key.clone()).await,
+            Err(error) => Err(error),
+        },
         // Before BullMQ 4 iterations did not name their key.
         None => match legacy::key_of(job) {
             Some(key) => legacy::continue_repeatable(queue, job, key).await,
@@ -38,7 +41,7 @@ pub async fn continue_chain(queue: &Queue, job: &Job) -> Result<(), Error> {
         },
     };
     match done {
-        Err(error) if error.is_outage() || error.is_fatal() => Err(error),
+        Err(error) if error.concerns_all() => Err(error),
         Err(error) => {
             tracing::error!(floh_job_id = %job.id, "the next iteration of this schedule was not added: {error}");
             Ok(())

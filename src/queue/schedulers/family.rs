@@ -46,7 +46,7 @@ impl Family {
                 stored => ensure_one(queue, builtin, stored.map_or(&[], std::slice::from_ref), now).await,
             };
             match outcome {
-                Err(error) if error.is_outage() => return Err(error),
+                Err(error) if error.concerns_all() => return Err(error),
                 outcome => outcomes.push(outcome),
             }
         }

@@ -72,6 +72,10 @@ fn what_is_no_connector_is_refused_in_a_sentence() {
         flohctl(&["connector", "import", "-"], KEY, &with_auth("crm", json!({"type": "bearer", "token": sealed})));
     assert_eq!((done.status.code(), done.stderr.lines().count()), (Some(69), 1), "{}", done.stderr);
 
+    // What masks its own answers is mocked as it is.
+    let masked = json!({"name": "a", "type": "delay", "mocks": {"wait": {"card": "***"}}}).to_string();
+    assert_eq!(flohctl(&["connector", "import", "-"], KEY, &masked).status.code(), Some(69));
+
     for (key, input, words) in
         [("", "guppytrout", "CONNECTOR_ENCRYPTION_KEY is not set"), (KEY, "\n", "a secret of at most")]
     {
