@@ -3,7 +3,7 @@
 
 use super::{Handler, JobContext, JobError, again, escalation_reminder::Data};
 use crate::{
-    engine::steps::approval::approver,
+    engine::steps::approval::known_now,
     events,
     queue::BoxFuture,
     store::approval::{self, Due, Undecided},
@@ -36,7 +36,7 @@ impl Handler for EscalationReassignment {
                 Due::Now(overdue) => overdue,
             };
             // Whoever was named then may have left meanwhile.
-            let to = match approver(&job.store, &json!(overdue.to.approver)).await? {
+            let to = match known_now(&job.store, &overdue.to).await? {
                 Ok(to) => to,
                 Err(why) => {
                     transaction.rollback().await;

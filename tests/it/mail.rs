@@ -1,10 +1,13 @@
 //! Mail to a real SMTP server: what arrives, what is refused, what may pass; and the steps of runs that send it.
 
-use crate::support::{
-    Fleet,
-    runs::chain,
-    smtp::{self, Smtp},
-    within,
+use crate::{
+    runs_people::rows,
+    support::{
+        Fleet,
+        runs::chain,
+        smtp::{self, Smtp},
+        within,
+    },
 };
 use floh_worker::{
     config::{MailConfig, SmtpServer, SmtpTls},
@@ -216,6 +219,10 @@ fn peopled() -> Fleet {
     fleet
 }
 
+/// Somebody with an address that mail does not take.
+const JOERG: &str =
+    "INSERT INTO floh_worker.app_user (id, email, display_name) VALUES ('11', 'jörg@example.org', 'Jörg')";
+
 fn worker(fleet: &Fleet, server: &Smtp) -> crate::support::worker::Worker {
     let environment = environment(server);
     let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -305,6 +312,7 @@ fn a_list_that_changes_between_two_tries_changes_nobodys_message_id() {
 #[test]
 fn what_cannot_be_sent_fails_the_step_with_a_sentence() {
     let (fleet, mut server) = (peopled(), Smtp::start());
+    fleet.sql(JOERG);
     let mut worker = worker(&fleet, &server);
     server.rule(&json!({"stage": "rcpt", "to": "bob@example.org", "answer": "550 no such user", "times": 9}));
     for (to, text, words) in [
@@ -316,7 +324,8 @@ fn what_cannot_be_sent_fails_the_step_with_a_sentence() {
         (json!(["{{employee.manager}}"]), "a", "a person is named by id or address"),
         (json!(["{{employee.boss}}"]), "a", "`employee.boss` has no value"),
         (json!(["{{employee}}"]), "Dear\n{{employee.nickname}}", "`text`, line 2: `employee.nickname` has no value"),
-        (json!(["ä@example.org"]), "a", "beyond ASCII"),
+        (json!(["eve@example.org", "ä@example.org"]), "a", "`to`: \"ä@example.org\" has letters beyond ASCII"),
+        (json!(["eve@example.org", "11"]), "a", "`to`: \"jörg@example.org\" has letters beyond ASCII"),
     ] {
         let mut document = telling(&json!({"to": to, "subject": "a", "text": text}));
         document["name"] = json!(words);
@@ -374,5 +383,40 @@ fn in_the_application_each_person_is_told_once() {
     assert!(fleet.sql(&again).is_empty());
     fleet.sql(&format!("DELETE FROM floh_worker.workflow_run WHERE id = '{run}'"));
     assert_eq!(fleet.sql("SELECT count(*) FROM floh_worker.notification")[0][0].as_deref(), Some("0"));
+    worker.stop();
+}
+
+/// Tells them something in the application: who has been told, and by which name.
+fn told_in_app(fleet: &Fleet, to: &Value) -> Vec<String> {
+    let config = json!({"channel": "inApp", "to": to, "subject": "For {{recipient.displayName}}", "text": "a"});
+    let run = fleet.start_run(&fleet.define(&telling(&config)), &variables());
+    fleet.wait_run(&run, "completed", LIMIT);
+    rows(
+        fleet,
+        &format!("SELECT user_id, email, title FROM notification WHERE run_id = '{run}' ORDER BY user_id, email"),
+    )
+}
+
+#[test]
+fn a_name_in_front_of_an_address_makes_nobody_a_stranger() {
+    let fleet = peopled();
+    let mut worker = fleet.worker("1", &[]);
+    let to = json!(["Somebody <ADA@example.org>", "7", "Eve<eve@example.org>", "\"Builder, Bob\" <bob@example.org>"]);
+    let expected = ["7 - For Ada <ada>", "9 - For Eve", "- bob@example.org For Builder, Bob"];
+    assert_eq!(told_in_app(&fleet, &to), expected);
+    worker.stop();
+}
+
+/// By mail the step fails; in the application nobody needs an address that mail takes.
+#[test]
+fn an_address_that_mail_does_not_take_is_told_in_the_application() {
+    let fleet = peopled();
+    fleet.sql(JOERG);
+    let mut worker = fleet.worker("1", &[]);
+    let to = json!(["11", "J <jörg@example.org>", "ä@example.net", "Åsa <åsa@example.net>"]);
+    let expected = ["11 - For Jörg", "- ä@example.net For ä@example.net", "- åsa@example.net For Åsa"];
+    let mut told = told_in_app(&fleet, &to);
+    told.sort_by_key(|row| expected.iter().position(|one| one == row));
+    assert_eq!(told, expected);
     worker.stop();
 }

@@ -399,6 +399,61 @@ fn approvers_are_known_by_id_and_by_address() {
     assert_eq!(found, ["u-ada Ada@Example.org Ada", "u-max max@example.org Max", "eve@example.net eve@example.net"]);
 }
 
+/// Nobody waits for one who cannot answer any more; who is asked by an address alone goes on as before.
+#[test]
+fn who_is_disabled_before_their_turn_is_not_asked() {
+    let fleet = peopled();
+    let _worker = fleet.worker("1", &[]);
+    let run = fleet.ask(json!({"approvers": ["u-ada", "eve@example.net", "max@example.org"], "mode": "sequential"}));
+    fleet.sql("UPDATE floh_worker.app_user SET status = 'disabled' WHERE id = 'u-max'");
+    fleet.decide(&fleet.asked(&run, "u-ada"), YES);
+    fleet.decide(&fleet.asked(&run, "eve@example.net"), YES);
+    let reason = fleet.wait_run(&run, "failed", LIMIT).reason.unwrap();
+    assert_eq!(reason, "step `ask`: `approvers`: Max (max@example.org) is disabled and cannot answer");
+    assert_eq!(statuses(&fleet.approvals(&run)), ["approved", "approved", "void"]);
+    let asked = format!("SELECT asked_at FROM floh_worker.approval WHERE run_id = '{run}' AND approver_id = 'u-max'");
+    assert_eq!(fleet.sql(&asked), [[None::<String>]]);
+}
+
+/// Lets the time of an approval's reassignment come now, and waits for its job.
+fn reassign(fleet: &mut Fleet, run: &str, approval: &str) {
+    let job = format!("reassign-{approval}");
+    wait_for("the job to be delayed", LIMIT, || are_delayed(fleet, std::slice::from_ref(&job)));
+    fleet.sql(&format!("UPDATE floh_worker.job_outbox SET due_at = now() WHERE job_id = '{job}'"));
+    fleet.call(6, "promote", json!({"job": job}));
+    wait_for("the job", LIMIT, || (fleet.jobs(run, "escalation-reassignment", "completed") == 1).then_some(()));
+}
+
+/// Max gets another address after the step has asked, and somebody else has his old one by the time at which he is asked.
+#[test]
+fn the_person_of_a_reassignment_is_the_one_who_was_named_whoever_has_the_address_then() {
+    let mut fleet = peopled();
+    let _worker = fleet.worker("1", &[]);
+    let escalation = json!({"reassignAfter": "1h", "reassignTo": "max@example.org"});
+    let config = json!({"approvers": ["a@example.org"], "escalation": escalation});
+    let run = fleet.ask(config.clone());
+    let old = fleet.asked(&run, "a@example.org");
+    fleet.sql(
+        "SET search_path = floh_worker;
+        UPDATE app_user SET email = 'new@example.org' WHERE id = 'u-max';
+        INSERT INTO app_user (id, email, display_name) VALUES ('u-other', 'max@example.org', 'Other')",
+    );
+    reassign(&mut fleet, &run, &old);
+    let sql = format!(
+        "SELECT approver, approver_id, approver_email, approver_name FROM floh_worker.approval
+        WHERE reassigned_from = '{old}' AND status = 'pending'"
+    );
+    let expected = ["max@example.org", "u-max", "new@example.org", "Max"].map(|text| Some(text.to_string()));
+    assert_eq!(fleet.sql(&sql), [expected.to_vec()]);
+
+    // Now the address is the other one's when the step asks. Who is disabled before the time comes is not asked.
+    let run = fleet.ask(config);
+    let old = fleet.asked(&run, "a@example.org");
+    fleet.sql("UPDATE floh_worker.app_user SET status = 'disabled' WHERE id = 'u-other'");
+    reassign(&mut fleet, &run, &old);
+    assert_eq!(statuses(&fleet.approvals(&run)), ["pending"]);
+}
+
 /// By their names: a worker's own scheduler may be there, too.
 fn are_delayed(fleet: &mut Fleet, jobs: &[String]) -> Option<()> {
     let delayed = fleet.key("delayed");

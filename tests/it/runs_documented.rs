@@ -5,7 +5,7 @@ use crate::{
     support::{
         Fleet,
         http::HttpServer,
-        runs::{RunRow, StepRow, quote},
+        runs::{RunRow, StepRow, chain, quote},
         smtp::Smtp,
         wait_for,
     },
@@ -260,4 +260,22 @@ fn check_effects(fleet: &Fleet, smtp: &Smtp, http: &HttpServer, example: &Exampl
 fn assignments(fleet: &Fleet, person: &str) -> Vec<String> {
     let sql = "SELECT r.name || ' ' || a.status FROM role_assignment a JOIN role r ON r.id = a.role_id WHERE a.user_id";
     column(fleet, &format!("{sql} = '{person}'"))
+}
+
+/// The table takes no document without a type, and what a template makes of it is known before anybody is asked.
+#[test]
+fn a_document_of_no_type_is_not_asked_for() {
+    let fleet = Fleet::start();
+    let mut worker = fleet.worker("1", &[]);
+    let config = json!({"assignee": "ada@example.org", "documentType": "{{kind}}"});
+    let mut definition = chain("untyped", vec![json!({"id": "nda", "type": "document_submission", "config": config})]);
+    definition["variables"] = json!([{"name": "kind", "type": "string"}]);
+    let definition = fleet.define(&definition);
+    for kind in [json!(""), json!(" "), Value::Null] {
+        let run = fleet.start_run(&definition, &json!({"kind": kind}));
+        let reason = fleet.wait_run(&run, "failed", LIMIT).reason.unwrap();
+        assert_eq!(reason, "step `nda`: `documentType` comes to nothing, and has to be a text", "{kind}");
+    }
+    assert_eq!(column(&fleet, "SELECT count(*) FROM question"), ["0"]);
+    worker.stop();
 }

@@ -162,6 +162,11 @@ fn what_cannot_be_done_to_people_fails_the_step_in_a_sentence_and_changes_nothin
             json!({"channel": "inApp", "to": ["u-ada", "DORA@example.org"], "text": "x", "acceptance": {}}),
             "`to`: Dora (dora@example.org) is disabled",
         ),
+        (
+            "notification",
+            json!({"channel": "inApp", "to": ["u-ada", "Dora Doe <DORA@example.org>"], "text": "x", "acceptance": {}}),
+            "`to`: Dora (dora@example.org) is disabled",
+        ),
     ];
     let mut runs = Vec::new();
     for (n, (kind, config, _)) in cases.iter().enumerate() {

@@ -159,6 +159,52 @@ async fn a_failed_migration_is_undone_and_can_be_repeated() {
 }
 
 #[tokio::test]
+async fn functions_with_their_owners_rights_find_temporary_tables_last() {
+    let (server, _store) = migrated().await;
+    let sql = "SELECT p.oid::regprocedure::text, coalesce(p.proconfig, '{}') FROM pg_proc p
+        WHERE p.pronamespace = $1::text::regnamespace AND p.prosecdef";
+    let rows = server.admin().await.query(sql, &[&SCHEMA]).await.unwrap();
+    assert!(!rows.is_empty());
+    for row in rows {
+        let (name, settings): (String, Vec<String>) = (row.get(0), row.get(1));
+        assert!(settings.contains(&format!("search_path={SCHEMA}, pg_temp")), "{name}: {settings:?}");
+    }
+}
+
+/// What a session makes for itself under the name of one of our tables: with no more rights than its own it is of no use.
+#[tokio::test]
+async fn a_callers_temporary_view_is_not_read_with_the_owners_rights() {
+    let (server, _store) = migrated().await;
+    server.admin().await.batch_execute("CREATE ROLE api LOGIN").await.unwrap();
+    let sql = "SET search_path = floh_worker;
+        INSERT INTO workflow_definition (name, status, definition) VALUES ('x', 'active', '{}');
+        INSERT INTO workflow_schedule (name, definition, cron, overlap) VALUES ('s', 'x', '0 7 * * *', 'skip');
+        INSERT INTO workflow_run (definition_id, schedule_id, status)
+            SELECT d.id, s.id, 'failed' FROM workflow_definition d, workflow_schedule s;
+        GRANT USAGE ON SCHEMA floh_worker TO api;
+        GRANT SELECT, INSERT, UPDATE ON workflow_run TO api";
+    server.session("floh").await.batch_execute(sql).await.unwrap();
+
+    let api = server.session("api").await;
+    let sql = "CREATE TEMP TABLE seen (who text);
+        CREATE FUNCTION pg_temp.note() RETURNS text LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO pg_temp.seen VALUES (current_user);
+            RETURN 'skip';
+        END $$;
+        CREATE TEMP VIEW workflow_schedule AS
+            SELECT r.schedule_id AS id, pg_temp.note() AS overlap FROM floh_worker.workflow_run r;
+        GRANT ALL ON seen, workflow_schedule TO PUBLIC;
+        SELECT overlap FROM workflow_schedule";
+    api.batch_execute(sql).await.unwrap();
+    let again = "UPDATE floh_worker.workflow_run SET status = 'pending' WHERE status = 'failed'";
+    assert_eq!(api.execute(again, &[]).await.unwrap(), 1);
+    let rows = api.query("SELECT DISTINCT who FROM seen ORDER BY who", &[]).await.unwrap();
+    let who: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(who, ["api"], "it was read by others");
+}
+
+#[tokio::test]
 async fn a_history_that_is_not_ours_is_refused_and_a_newer_one_left_alone() {
     let (server, _) = migrated().await;
     let admin = server.admin().await;

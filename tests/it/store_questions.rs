@@ -136,6 +136,7 @@ async fn the_answer_to_a_form_fits_its_fields() {
         ),
         (r#"{"u": " Eve@elsewhere.org ", "some": []}"#, None),
         (r#"{"u": {"id": "u-max"}}"#, None),
+        (r#"{"u": {"id": null, "email": " Ada@Example.org "}}"#, None),
         (r#"{"s": 1}"#, Some("\"s\" has to be a text")),
         (r#"{"plain": []}"#, Some("\"plain\" has to be a text")),
         (r#"{"n": "1"}"#, Some("\"n\" has to be a number")),
@@ -149,6 +150,10 @@ async fn the_answer_to_a_form_fits_its_fields() {
         (r#"{"u": "u-nobody"}"#, Some("\"u\" has to be a person's id or address")),
         (r#"{"u": {"id": "u-nobody", "email": "a@b"}}"#, Some("\"u\" has to be a person's id or address")),
         (r#"{"u": {"name": "Ada"}}"#, Some("\"u\" has to be a person's id or address")),
+        // The worker takes an object's `email` for an address alone.
+        (r#"{"u": {"email": "u-ada"}}"#, Some("\"u\" has to be a person's id or address")),
+        (r#"{"u": {"id": null, "email": " u-ada "}}"#, Some("\"u\" has to be a person's id or address")),
+        (r#"{"u": {"email": {"email": "ada@example.org"}}}"#, Some("\"u\" has to be a person's id or address")),
         (r#"{"u": 7}"#, Some("\"u\" has to be a person's id or address")),
         (r#"{"o": []}"#, Some("\"o\" has to be an object")),
         (r#"{"a": {}}"#, Some("\"a\" has to be a list")),

@@ -6,7 +6,7 @@
 mod ask;
 mod settle;
 
-pub use ask::approver;
+pub use ask::known_now;
 
 use super::{StepType, check_output, check_question, failures_of_question, output, words};
 use crate::{

@@ -7,7 +7,7 @@ use crate::{
         definition::{Retry, is_name},
         fields::Fields,
         path::Path,
-        run::{Ending, Visit},
+        run::{Ending, Visit, storable},
     },
     store::{StoreError, connector, run::StepStatus},
 };
@@ -166,15 +166,26 @@ fn done(config: &Map<String, Value>, answer: Answer) -> Ending {
         Ok(taken) => taken,
         Err(failure) => return failed(&failure),
     };
-    let mut result = answer.to_json();
-    let size = answer.data.to_string().len();
-    if size > LARGEST_RESULT {
-        result["data"] = Value::Null;
-        result["dataBytes"] = json!(size);
-    }
+    let result = shown(&answer);
     let mut set = answer.output_variables;
     set.extend(taken);
     Ending::Done { outcome: "success".into(), set, result: Some(result), effects: Vec::new() }
+}
+
+/// What is kept of an answer with the step. The call has succeeded, and has had its effect: what is too large or cannot be
+/// stored is left out, and fails nothing. What was taken out of it is among the variables.
+fn shown(answer: &Answer) -> Value {
+    let mut result = answer.to_json();
+    let size = answer.data.to_string().len();
+    if size > LARGEST_RESULT || storable::refusal(&result).is_some() {
+        result["data"] = Value::Null;
+        result["dataBytes"] = json!(size);
+    }
+    // Here they are nested deeper than as variables, which they may be all the same.
+    if storable::refusal(&result).is_some() {
+        result["outputVariables"] = Value::Null;
+    }
+    result
 }
 
 fn failed(failure: &Failure) -> Ending {
@@ -350,5 +361,25 @@ mod tests {
         let config = json!({"outputs": {"id": "user.id"}}).as_object().cloned().unwrap();
         let Ending::Failed { reason, passing: false, .. } = done(&config, answer(1)) else { panic!("not failed") };
         assert!(reason.contains("nothing for `id`: `user.id` has no value"), "{reason}");
+    }
+
+    /// 64 levels are the most that can be stored: a variable has all of them, and two less where it is in the result.
+    #[test]
+    fn what_is_nested_too_deep_for_the_result_is_left_out_of_it_and_stays_a_variable() {
+        let nested = |levels: usize| (1..levels).fold(json!(1), |inner, _| json!([inner]));
+        let config = json!({"outputs": {"id": "id"}}).as_object().cloned().unwrap();
+        for (rest, own, has_data, has_own) in [(62, 62, true, true), (63, 62, false, true), (63, 64, false, false)] {
+            let answer = Answer {
+                data: json!({"id": 7, "rest": nested(rest)}),
+                output_variables: Map::from_iter([("own".to_string(), nested(own))]),
+                duration: Duration::ZERO,
+            };
+            let Ending::Done { set, result: Some(result), .. } = done(&config, answer) else { panic!("not done") };
+            assert_eq!((&set["id"], &set["own"]), (&json!(7), &nested(own)));
+            assert_eq!(storable::unstorable(&set), None);
+            assert_eq!((result["data"].is_object(), result.get("dataBytes").is_some()), (has_data, !has_data));
+            assert_eq!(result["outputVariables"].is_object(), has_own);
+            assert_eq!(storable::refusal(&result), None);
+        }
     }
 }

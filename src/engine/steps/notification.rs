@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use futures_util::future::BoxFuture;
-use recipients::Recipient;
+use recipients::{Recipient, Wanted};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 use texts::{RECIPIENT, Shown, Texts};
@@ -113,7 +113,9 @@ impl StepType for Notification {
                 Ok(config) => config,
                 Err(why) => return Ok(Ending::failed(why)),
             };
-            let recipients = match recipients::find(visit.store, config.get("to"), accepts).await? {
+            let in_app = config.get("channel").and_then(Value::as_str) == Some("inApp");
+            let wanted = Wanted { answers: accepts, mail: !in_app };
+            let recipients = match recipients::find(visit.store, config.get("to"), wanted).await? {
                 Ok(recipients) => recipients,
                 Err(why) => return Ok(Ending::failed(why)),
             };
@@ -121,7 +123,6 @@ impl StepType for Notification {
                 Ok(texts) => texts,
                 Err(why) => return Ok(Ending::failed(why)),
             };
-            let in_app = config.get("channel").and_then(Value::as_str) == Some("inApp");
             let link = config.get("link").map(question::written).filter(|link| in_app && !link.trim().is_empty());
             let mut shown = Vec::new();
             if in_app || accepts {

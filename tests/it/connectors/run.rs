@@ -105,6 +105,26 @@ fn answers_become_variables_and_failures_take_their_edge() {
     worker.stop();
 }
 
+/// The call has had its effect: what cannot be kept of its answer is no reason to make it again, or to take the way of an error.
+#[test]
+fn an_answer_that_is_nested_too_deep_to_be_kept_gives_its_variables_all_the_same() {
+    let (fleet, server) = (Fleet::start(), HttpServer::start());
+    let mut worker = fleet.worker("1", &[LOCAL]);
+    let body = format!(r#"{{"id": 7, "deep": {}1{}}}"#, "[".repeat(70), "]".repeat(70));
+    let params = json!({"method": "POST", "url": server.url("/raw"), "body": body});
+    let outputs = json!({"number": "body.id", "status": "status"});
+    let definition = fleet.define(&chain("deep", vec![call("a", "http", "request", params, outputs)]));
+    let run = fleet.start_run(&definition, &json!({}));
+    let variables = fleet.wait_run(&run, "completed", LIMIT).variables;
+    assert_eq!((&variables["number"], &variables["status"]), (&json!(7), &json!(200)));
+    let steps = fleet.steps(&run);
+    let step = steps.iter().find(|step| step.id == "a").unwrap();
+    assert_eq!((step.status.as_str(), step.attempt, server.calls()), ("completed", 1, 1));
+    assert_eq!((&step.result["success"], &step.result["data"]), (&json!(true), &Value::Null));
+    assert!(step.result["dataBytes"].as_u64().unwrap() > 140, "{:?}", step.result);
+    worker.stop();
+}
+
 #[test]
 fn what_may_pass_is_tried_again_with_the_same_key() {
     let (fleet, server) = (Fleet::start(), HttpServer::start());

@@ -117,11 +117,24 @@ async fn approvers(
     Ok(if approvers.is_empty() { Err("`approvers` names nobody".into()) } else { Ok(approvers) })
 }
 
+/// The person whom a step has named, as known now, if they can still be asked; or why not. The id that they had then says who
+/// it is, because by now the address may be another one's; whoever had none is looked up by the name again.
+///
+/// # Errors
+/// Only what PostgreSQL said.
+pub async fn known_now(store: &Store, named: &Approver) -> Result<Result<Approver, String>, StoreError> {
+    let Some(id) = &named.approver_id else {
+        return approver(store, &json!(named.approver)).await;
+    };
+    let known = approver(store, &json!({"id": id})).await?;
+    Ok(known.map(|known| Approver { approver: named.approver.clone(), ..known }))
+}
+
 /// The person who is named, as known now, if they can be asked; or why not.
 ///
 /// # Errors
 /// Only what PostgreSQL said.
-pub async fn approver(store: &Store, named: &Value) -> Result<Result<Approver, String>, StoreError> {
+async fn approver(store: &Store, named: &Value) -> Result<Result<Approver, String>, StoreError> {
     Ok(people::asked(store, named).await?.map(|asked| Approver {
         approver: named
             .as_str()

@@ -1,5 +1,6 @@
 //! What the decisions came to, whenever something wakes the run.
 
+use super::known_now;
 use crate::{
     engine::{
         run::{Effect, EffectError, Ending, Visit},
@@ -51,33 +52,35 @@ pub async fn look(visit: &Visit<'_>) -> Result<Ending, StoreError> {
             Ok(failed(visit, "rejected", rejected(&standing.approvals), result, vec![Box::new(Write::Close(place))]))
         }
         Some(_) => Ok(failed(visit, "expired", expired(&standing.approvals), result, Vec::new())),
-        None => Ok(open(visit, &standing.approvals, place)),
+        None => open(visit, &standing.approvals, place).await,
     }
 }
 
 /// Nothing is settled: somebody may have to be asked, or the time is over.
-fn open(visit: &Visit<'_>, approvals: &[Approval], place: Place) -> Ending {
+async fn open(visit: &Visit<'_>, approvals: &[Approval], place: Place) -> Result<Ending, StoreError> {
     let of = |status: &str| approvals.iter().find(|one| one.status == status);
     let (asked, next) = (of("pending"), of("waiting"));
     let due_at = asked.or(next).and_then(|one| one.due_at);
-    let write = if due_at.is_some_and(|due| due <= visit.now) {
+    let write = match (asked, next) {
+        (None, None) => return Ok(Ending::failed("the approvals of this step are gone: nobody can decide it")),
         // Its end wakes the run again, unless somebody decides before it is written.
-        Some(Write::Expire(place))
-    } else if asked.is_none() {
-        next.map(|one| Write::Next(one.id))
-    } else {
-        None
+        _ if due_at.is_some_and(|due| due <= visit.now) => Some(Write::Expire(place)),
+        (Some(_), _) => None,
+        (None, Some(next)) => {
+            // Whoever could be asked when the step began may be disabled by now, and would never decide.
+            if let Err(why) = known_now(visit.store, &next.who).await? {
+                return Ok(Ending::failed(format!("`approvers`: {why}")));
+            }
+            Some(Write::Next(next.id))
+        }
     };
-    if asked.is_none() && next.is_none() {
-        return Ending::failed("the approvals of this step are gone: nobody can decide it");
-    }
-    Ending::Waits {
+    Ok(Ending::Waits {
         status: StepStatus::WaitingApproval,
         until: due_at,
         result: None,
         assignment: None,
         effects: write.map(|write| Box::new(write) as Box<dyn Effect>).into_iter().collect(),
-    }
+    })
 }
 
 fn has_edge(visit: &Visit<'_>, outcome: &str) -> bool {

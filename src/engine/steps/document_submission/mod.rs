@@ -4,7 +4,7 @@
 
 mod effects;
 
-use super::{StepType, check_output, check_question, failures_of_question, kept, output, question, words};
+use super::{StepType, check_output, check_question, failures_of_question, kept, needed, output, question, words};
 use crate::{
     engine::{
         fields::Fields,
@@ -96,8 +96,13 @@ fn is_reviewed(config: &Map<String, Value>) -> bool {
     config.get("reviewers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
 }
 
-/// The person is asked. That there are reviewers is seen to before, while somebody may still be there to mend it.
+/// The person is asked. That there are reviewers, and that the document is of some type, is seen to before, while somebody may
+/// still be there to mend it.
 async fn ask(visit: &Visit<'_>, config: &Map<String, Value>) -> Result<Ending, StoreError> {
+    let document_type = match needed(config, "documentType") {
+        Ok(document_type) => document_type,
+        Err(why) => return Ok(Ending::failed(why)),
+    };
     let assignee = config.get("assignee").unwrap_or(&Value::Null);
     let asked = match people::asked(visit.store, assignee).await? {
         Ok(asked) => asked,
@@ -110,7 +115,7 @@ async fn ask(visit: &Visit<'_>, config: &Map<String, Value>) -> Result<Ending, S
     }
     let due = question::due(visit, config.get("expiresAfter"));
     let mut new = question::to(&asked, QuestionKind::Document, visit, config, due);
-    new.document_type = config.get("documentType").map(question::written);
+    new.document_type = Some(document_type);
     new.fields = vec![
         json!({"name": "reference", "type": "string", "required": true, "label": "Where the document is"}),
         json!({"name": "validUntil", "type": "date", "label": "Until when it is valid"}),
