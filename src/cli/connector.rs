@@ -5,7 +5,7 @@ use crate::{
     config::Config,
     connectors::{
         self,
-        secrets::{HIDDEN, Keyring, has_plain_secret, hide, is_sealed, is_secret_name},
+        secrets::{HIDDEN, Keyring, has_hidden, has_plain_secret, hide, is_sealed},
     },
     store::{
         Store, StoreError, Version,
@@ -219,7 +219,7 @@ fn read(path: &Path, keys: &Keyring) -> Result<ConnectorRow, ExitCode> {
             file.name
         )));
     }
-    if has_hidden(&Value::Object(file.mocks.clone()), false) {
+    if has_hidden(&Value::Object(file.mocks.clone())) {
         return Err(refuse(format!("`mocks` has a value that is hidden ({HIDDEN}): write what the mock is to answer")));
     }
     // What cannot be opened here, no worker with the same settings could open.
@@ -236,16 +236,6 @@ fn read(path: &Path, keys: &Keyring) -> Result<ConnectorRow, ExitCode> {
         mocks: file.mocks,
         enabled: file.enabled,
     })
-}
-
-/// Whether a value below a name that `show` hides is what it shows for it.
-fn has_hidden(value: &Value, secret: bool) -> bool {
-    match value {
-        Value::String(text) => secret && text == HIDDEN,
-        Value::Array(list) => list.iter().any(|value| has_hidden(value, secret)),
-        Value::Object(members) => members.iter().any(|(name, value)| has_hidden(value, secret || is_secret_name(name))),
-        _ => false,
-    }
 }
 
 /// Whether a text in it is such a one.

@@ -192,16 +192,35 @@ fn hide_in(value: &Value, secret: bool) -> Value {
         Value::Number(_) if secret => Value::String(HIDDEN.to_string()),
         Value::Array(list) => list.iter().map(|value| hide_in(value, secret)).collect(),
         Value::Object(members) => {
-            // The value of an API key is a secret by its place, not by its name.
-            let is_auth = members.get("type").and_then(Value::as_str) == Some("apiKey");
-            let hidden = members.iter().map(|(name, value)| {
-                let by_name = is_secret_name(name) || (is_auth && name == "value");
-                (name.clone(), hide_in(value, secret || by_name))
-            });
+            let hidden = members
+                .iter()
+                .map(|(name, value)| (name.clone(), hide_in(value, secret || is_secret_member(members, name))));
             Value::Object(hidden.collect())
         }
         plain => plain.clone(),
     }
+}
+
+/// Whether a secret in it is what [`hide()`] shows for one.
+#[must_use]
+pub fn has_hidden(value: &Value) -> bool {
+    has_hidden_in(value, false)
+}
+
+fn has_hidden_in(value: &Value, secret: bool) -> bool {
+    match value {
+        Value::String(text) => secret && text == HIDDEN,
+        Value::Array(list) => list.iter().any(|value| has_hidden_in(value, secret)),
+        Value::Object(members) => {
+            members.iter().any(|(name, value)| has_hidden_in(value, secret || is_secret_member(members, name)))
+        }
+        _ => false,
+    }
+}
+
+/// By its name, or by its place: the value of an API key.
+fn is_secret_member(members: &Map<String, Value>, name: &str) -> bool {
+    is_secret_name(name) || (name == "value" && members.get("type").and_then(Value::as_str) == Some("apiKey"))
 }
 
 /// Whether a secret in it is neither sealed nor left to a template.

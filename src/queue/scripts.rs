@@ -50,13 +50,24 @@ struct Source {
     child: Option<usize>,
     /// Whether it may give out a job: what it answers is one string of MessagePack then.
     fetches: bool,
+    /// Whether it ends a job, and writes down the result that this acknowledges.
+    acknowledges: bool,
     /// More Lua to run after it.
     after: &'static str,
 }
 
 /// What most scripts have in common.
-const PLAIN: Source =
-    Source { name: "", keys: 0, text: "", clock: None, pushes: false, child: None, fetches: false, after: "" };
+const PLAIN: Source = Source {
+    name: "",
+    keys: 0,
+    text: "",
+    clock: None,
+    pushes: false,
+    child: None,
+    fetches: false,
+    acknowledges: false,
+    after: "",
+};
 
 /// BullMQ's hand-back of a job with a priority sets no marker: every worker that blocks would sleep on.
 const WAKE_FOR_PRIORITIZED: &str = "
@@ -66,11 +77,15 @@ end
 ";
 
 /// A committed result is acknowledged by a finish that has gone through, not by one that was refused: among the script's own
-/// fields it would be written before the script looks where the job is.
+/// fields it would be written before the script looks where the job is. One that ended the job and then failed, as at the job
+/// that it was to fetch, has gone through.
 const ACKNOWLEDGE: &str = "
-if ARGV[10] ~= '' and not (type(result) == 'number' and result < 0) and redis.call('EXISTS', KEYS[12]) == 1 then
+local done, result = pcall(bullmq)
+local refused = done and type(result) == 'number' and result < 0
+if ARGV[10] ~= '' and not refused and redis.call('ZSCORE', KEYS[11], ARGV[1]) then
   redis.call('HSET', KEYS[12], 'floh:epoch', ARGV[10])
 end
+if not done then error(result, 0) end
 ";
 
 macro_rules! bullmq {
@@ -82,7 +97,6 @@ macro_rules! bullmq {
 macro_rules! scripts {
     ($($(#[$doc:meta])* $constant:ident = $name:literal, $keys:literal $(, $field:ident $value:expr)*;)*) => {
         $($(#[$doc])*
-        #[allow(clippy::needless_update, reason = "one of them has every field")]
         pub static $constant: LazyLock<Script> = LazyLock::new(|| Script::wrap(&Source {
             name: $name, keys: $keys, text: bullmq!($name, $keys), $($field: $value,)* ..PLAIN
         }));)*
@@ -97,7 +111,7 @@ scripts! {
     /// Fetch.
     MOVE_TO_ACTIVE = "moveToActive", 11, clock Some(2), pushes true, fetches true;
     /// Finish, and fetch the next.
-    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12), fetches true, after ACKNOWLEDGE;
+    MOVE_TO_FINISHED = "moveToFinished", 14, clock Some(2), pushes true, child Some(12), fetches true, acknowledges true;
     /// Retry after a delay, and fetch the next.
     MOVE_TO_DELAYED = "moveToDelayed", 11, clock Some(2), pushes true, fetches true;
     /// Retry at once.
@@ -149,7 +163,7 @@ impl Script {
         if let Some(index) = source.child {
             text.push_str(&format!("local parent = redis.call('HGET', KEYS[{index}], 'parent')\n"));
         }
-        text.push_str("local result = bullmq()\n");
+        text.push_str(if source.acknowledges { ACKNOWLEDGE } else { "local result = bullmq()\n" });
         if source.pushes {
             let keys = source.keys;
             let settle = format!("settle(KEYS[{}], KEYS[{}], KEYS[{}])\n", keys + 1, keys + 2, keys + 3);

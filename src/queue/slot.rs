@@ -22,8 +22,8 @@ use verdict::{Before, Verdict};
 
 /// How long a cancelled handler and its notes may take to let go before its job is handed back all the same.
 const LET_GO: Duration = Duration::from_secs(1);
-/// The longest that a job is put off which cannot go on.
-const LONGEST_PUT_OFF: Duration = Duration::from_secs(60);
+/// The longest that a job is put off which cannot go on: what held it up may have held up all.
+const LONGEST_PUT_OFF: Duration = Duration::from_secs(5);
 /// How often a finish that Redis answers with an error is tried again: what is done should not be done twice.
 const REFUSALS: u32 = 15;
 
@@ -297,7 +297,7 @@ impl Shared {
         let mut backoff = Backoff::default();
         loop {
             match schedulers::continue_chain(&self.queue, job).await {
-                Err(error) if lease.cancellation().is_none() => {
+                Err(error) if error.is_outage() && lease.cancellation().is_none() => {
                     if !backoff.is_raised() {
                         tracing::warn!("the next iteration of its schedule is tried again: {error}");
                     }
@@ -355,7 +355,7 @@ impl Shared {
     }
 }
 
-/// How long a job waits that could not go on: twice as long each time, up to a minute.
+/// How long a job waits that could not go on: twice as long each time, up to the longest.
 fn put_off(job: &Job) -> Duration {
     // Each fetch starts an attempt, and only one that ended was made.
     let before = job.attempts_started.saturating_sub(job.attempts_made).saturating_sub(1);

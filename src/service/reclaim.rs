@@ -10,11 +10,11 @@ use crate::{
         Queue,
         connection::Backoff,
         lease::{LOCK_DURATION, Leases},
-        sweep::Orphan,
     },
     store::{Store, StoreError, suspicion::Death},
 };
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -65,9 +65,9 @@ impl Reclaim {
         for predecessor in predecessors {
             let since = Instant::now();
             let mut backoff = Backoff::default();
-            let mut recorded = false;
+            let (mut recorded, mut charged) = (false, HashSet::new());
             loop {
-                match self.clear_up(&predecessor, &mut recorded).await {
+                match self.clear_up(&predecessor, &mut recorded, &mut charged).await {
                     // The locks of a life that may go on elsewhere are waited for: once expired they are nobody's. And what
                     // was refused may be given back by another look.
                     Ok(look) if look.may_find_more(&predecessor) && since.elapsed() < LOCK_DURATION + LOOK => {
@@ -91,7 +91,12 @@ impl Reclaim {
     }
 
     /// One look.
-    async fn clear_up(&self, predecessor: &Predecessor, recorded: &mut bool) -> Result<Look, Error> {
+    async fn clear_up(
+        &self,
+        predecessor: &Predecessor,
+        recorded: &mut bool,
+        charged: &mut HashSet<String>,
+    ) -> Result<Look, Error> {
         // First, so that a job which another worker takes meanwhile is charged by that take.
         if !*recorded {
             self.record(predecessor).await?;
@@ -103,8 +108,11 @@ impl Reclaim {
         if found.is_empty() {
             return Ok(Look { found: 0, given: 0 });
         }
-        // Charged before it is given out again, so that it runs alone.
-        self.charge(predecessor, &found).await?;
+        // Charged before it is given out again, so that it runs alone; once, however often it is found.
+        let new: Vec<String> =
+            found.iter().map(|orphan| orphan.id.clone()).filter(|id| !charged.contains(id)).collect();
+        self.charge(predecessor, &new).await?;
+        charged.extend(new);
         let mut given = 0;
         for orphan in &found {
             if self.queue.give_back(orphan, &self.leases.token_prefix()).await? {
@@ -126,10 +134,9 @@ impl Reclaim {
         Ok(())
     }
 
-    async fn charge(&self, predecessor: &Predecessor, found: &[Orphan]) -> Result<(), Error> {
-        let Some(death) = death(predecessor) else { return Ok(()) };
-        let ids: Vec<String> = found.iter().map(|orphan| orphan.id.clone()).collect();
-        tell(&death, self.store.suspect(&death, &self.queue.qualified_name, &ids).await?);
+    async fn charge(&self, predecessor: &Predecessor, ids: &[String]) -> Result<(), Error> {
+        let Some(death) = death(predecessor).filter(|_| !ids.is_empty()) else { return Ok(()) };
+        tell(&death, self.store.suspect(&death, &self.queue.qualified_name, ids).await?);
         Ok(())
     }
 }

@@ -401,6 +401,21 @@ async fn only_a_finish_that_went_through_acknowledges_the_result() {
 }
 
 #[tokio::test]
+async fn a_finish_that_fails_at_the_next_job_has_ended_its_own_and_acknowledges_it() {
+    let fixture = Fixture::new();
+    let keys = &fixture.queue.keys;
+    let [id, next] = [fixture.add(job("x")).await, fixture.add(job("x")).await];
+    let (fetched, token) = fixture.fetch().await;
+    let _: i64 = fixture.redis(&["HSET", &keys.job(&next), "ats", "many"]).await;
+    let completed = Ending::Completed { value: "1".into(), epoch: Some(5) };
+    let wanted = FetchNext { wanted: true, worker: WORKER };
+    let error = fixture.queue.finish(&fetched, &token, &completed, wanted).await.unwrap_err();
+    assert!(error.to_string().contains("not an integer"), "{error}");
+    assert_eq!(fixture.queue.place(&id).await.unwrap(), Place::Finished);
+    assert_eq!(fixture.redis::<String>(&["HGET", &keys.job(&id), "floh:epoch"]).await, "5");
+}
+
+#[tokio::test]
 async fn a_job_that_is_put_off_comes_again_and_has_made_no_attempt() {
     let fixture = Fixture::new();
     let keys = &fixture.queue.keys;

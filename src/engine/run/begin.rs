@@ -80,7 +80,7 @@ pub fn misfit(variable: &Variable, value: &Value) -> Option<String> {
 
 /// In the forms that the database takes for an answer: chrono reads months of one digit, blanks, and the 60th second, too.
 fn is_date(text: &str) -> bool {
-    let is_day = |text: &str| text.parse::<NaiveDate>().is_ok_and(|day| day.to_string() == text);
+    let is_day = |text: &str| text.len() == 10 && text.parse::<NaiveDate>().is_ok_and(|day| day.to_string() == text);
     let is_time = |text: &str| !text.contains(['t', 'z', ' ']) && text.get(17..19) != Some("60");
     is_day(text) || (DateTime::parse_from_rfc3339(text).is_ok() && is_time(text))
 }
@@ -102,6 +102,7 @@ mod tests {
             (VariableType::Date, json!("2026-03-09"), json!("2026-3-9")),
             (VariableType::Date, json!("2026-03-29T09:00:00.5+02:00"), json!("2026-03-29 09:00:00Z")),
             (VariableType::Date, json!("2026-03-29"), json!("2026-3-29 ")),
+            (VariableType::Date, json!("0001-01-01"), json!("+12345-06-07")),
             (VariableType::Object, json!({}), json!([])),
             (VariableType::Array, json!([]), json!({})),
         ] {

@@ -177,7 +177,7 @@ fn done(config: &Map<String, Value>, answer: Answer) -> Ending {
 fn shown(answer: &Answer) -> Value {
     let mut result = answer.to_json();
     let size = answer.data.to_string().len();
-    if size > LARGEST_RESULT || storable::refusal(&result).is_some() {
+    if size > LARGEST_RESULT || storable::refusal(&json!({"data": answer.data})).is_some() {
         result["data"] = Value::Null;
         result["dataBytes"] = json!(size);
     }
@@ -368,7 +368,9 @@ mod tests {
     fn what_is_nested_too_deep_for_the_result_is_left_out_of_it_and_stays_a_variable() {
         let nested = |levels: usize| (1..levels).fold(json!(1), |inner, _| json!([inner]));
         let config = json!({"outputs": {"id": "id"}}).as_object().cloned().unwrap();
-        for (rest, own, has_data, has_own) in [(62, 62, true, true), (63, 62, false, true), (63, 64, false, false)] {
+        for (rest, own, has_data, has_own) in
+            [(62, 62, true, true), (63, 62, false, true), (62, 64, true, false), (63, 64, false, false)]
+        {
             let answer = Answer {
                 data: json!({"id": 7, "rest": nested(rest)}),
                 output_variables: Map::from_iter([("own".to_string(), nested(own))]),

@@ -24,7 +24,7 @@ const COLONS_OF_OLD_KEYS: usize = 4;
 /// the job runs; calling it again for the same job adds nothing.
 ///
 /// # Errors
-/// Redis cannot be reached, or its ACL forbids it: to be called again until it can. What is wrong with the schedule itself is logged, ends the
+/// Redis cannot be reached, or its ACL forbids it: to be called again until that is mended. What is wrong with the schedule itself is logged, ends the
 /// chain as it does with Node's workers, and is no error of the job.
 pub async fn continue_chain(queue: &Queue, job: &Job) -> Result<(), Error> {
     let done = match &job.repeat_job_key {
