@@ -22,8 +22,14 @@ pub const STACK: usize = 512 * 1024;
 /// What stack traces call the code.
 const FILE: &str = "transform";
 
-/// What QuickJS says when the memory is used up.
-pub const OUT_OF_MEMORY: &str = "InternalError: out of memory";
+/// What QuickJS says when the memory is used up: by itself, where it compiles a regular expression and where it runs one. The
+/// name alone where there was no memory for the message either.
+const OUT_OF_MEMORY: [&str; 4] = [
+    "InternalError: out of memory",
+    "SyntaxError: out of memory",
+    "InternalError: out of memory in regexp execution",
+    "InternalError",
+];
 
 /// What stands before the code on its first line.
 const BEFORE: &str = "(function () {";
@@ -183,12 +189,17 @@ fn thrown<'js>(ctx: &Ctx<'js>, code: &str, value: &JsValue<'js>) -> Failure {
         return Failure::new(Kind::Thrown, bounded(&format!("the script threw {}", console::text(ctx, value))));
     }
     let message = match message_of(ctx, value) {
-        Some(message) if message == OUT_OF_MEMORY => return out_of_memory(),
+        Some(message) if says_out_of_memory(&message) => return out_of_memory(),
         Some(message) => bounded(&message),
         None => bounded(&format!("the script threw {}", console::text(ctx, value))),
     };
     let position = position_of(ctx, value).map(|place| place_in_code(place, BEFORE, code));
     Failure { kind: Kind::Thrown, message, position }
+}
+
+/// Whether an error with this text is QuickJS's own for want of memory.
+pub fn says_out_of_memory(message: &str) -> bool {
+    OUT_OF_MEMORY.contains(&message)
 }
 
 /// What an error says, `None` for what is no error or has no message that can be read.

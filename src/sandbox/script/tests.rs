@@ -205,6 +205,7 @@ fn the_memory_is_limited() {
         "return {out: new ArrayBuffer(1e9).byteLength}",
         "const m = new Map(); for (let i = 0; ; i++) m.set(i, {i})",
         "let a = []; for (;;) a = [a]",
+        "new RegExp('[ab]'.repeat(2e6))",
         "throw null",
     ] {
         let failure = failure(code);
