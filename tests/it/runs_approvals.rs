@@ -415,6 +415,33 @@ fn who_is_disabled_before_their_turn_is_not_asked() {
     assert_eq!(fleet.sql(&asked), [[None::<String>]]);
 }
 
+/// What was decided before a step's next try stands: only the others are asked again.
+#[test]
+fn another_try_keeps_what_was_decided() {
+    let fleet = peopled();
+    let _worker = fleet.worker("1", &[]);
+    let mut definition = definition(
+        &json!({"approvers": ["u-ada", "max@example.org", "eve@example.net"], "mode": "sequential"}),
+        &["approved"],
+    );
+    definition["steps"][1]["retry"] = json!({"attempts": 20, "delay": "1s", "backoff": "fixed"});
+    let run = fleet.start_run(&fleet.define(&definition), &json!({}));
+    fleet.wait_at(&run, "ask", LIMIT);
+    fleet.sql("UPDATE floh_worker.app_user SET status = 'disabled' WHERE id = 'u-max'");
+    fleet.decide(&fleet.asked(&run, "u-ada"), YES);
+    wait_for("the step to be tried again", LIMIT, || {
+        let tried = format!("SELECT 1 FROM floh_worker.workflow_step WHERE run_id = '{run}' AND attempt > 1");
+        (!fleet.sql(&tried).is_empty()).then_some(())
+    });
+    fleet.sql("UPDATE floh_worker.app_user SET status = 'active' WHERE id = 'u-max'");
+    fleet.decide(&fleet.asked(&run, "max@example.org"), YES);
+    fleet.decide(&fleet.asked(&run, "eve@example.net"), YES);
+    fleet.wait_end(&run, "was-approved");
+    let rows = fleet.approvals(&run);
+    let ada: Vec<&str> = rows.iter().filter(|row| row[1] == "u-ada").map(|row| row[2].as_str()).collect();
+    assert_eq!(ada, ["approved"], "{rows:?}");
+}
+
 /// Lets the time of an approval's reassignment come now, and waits for its job.
 fn reassign(fleet: &mut Fleet, run: &str, approval: &str) {
     let job = format!("reassign-{approval}");
