@@ -193,9 +193,10 @@ fn failed(state: &State, at: &TakenStep, failure: Failed, effects: Vec<Box<dyn E
 }
 
 /// When the next try is due, if there is one. What the step says of retries holds for every error; what its type says, for
-/// those that may pass. None comes after the step's `timeout`.
+/// those that may pass. None comes after the step's `timeout`, and none where approvers were asked: what some of them have
+/// decided can be neither taken back nor asked again.
 fn next_try(state: &State, step: &Step, at: &TakenStep, failure: &Failed) -> Option<DateTime<Utc>> {
-    if failure.outcome != "error" {
+    if failure.outcome != "error" || at.status == StepStatus::WaitingApproval {
         return None;
     }
     let Retry { attempts, delay, doubles } = step.retry.or_else(|| step.kind.retry().filter(|_| failure.passing))?;

@@ -5,9 +5,8 @@
 
 mod ask;
 mod settle;
-mod who;
 
-pub use who::known_now;
+pub use ask::known_now;
 
 use super::{StepType, check_output, check_question, failures_of_question, output, words};
 use crate::{

@@ -1,25 +1,25 @@
 //! The question: who is asked, in which order, until when, and what happens while nobody decides.
 
-use super::{
-    MODES, MOST_REMINDERS, Mode, settle,
-    who::{approver, approvers},
-    word,
-};
+use super::{MODES, MOST_REMINDERS, Mode, word};
 use crate::{
     engine::{
+        people,
         run::{Effect, EffectError, Ending, Visit},
         span,
         steps::question,
     },
     store::{
-        FencedTransaction, StoreError,
-        approval::{self, NewApproval, Place},
+        FencedTransaction, Store, StoreError,
+        approval::{self, Approver, NewApproval, Place},
         run::StepStatus,
     },
 };
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
+
+/// More people than anybody asks.
+const MOST_APPROVERS: usize = 1000;
 
 /// The questions of a visit, to be written.
 struct Ask {
@@ -62,45 +62,27 @@ pub async fn ask(visit: &Visit<'_>) -> Result<Ending, StoreError> {
     if let Err(why) = question::fits(shown.saturating_mul(approvers.len())) {
         return Ok(Ending::failed(why));
     }
+    let approvals = approvers.into_iter().zip(1..).map(|(who, position)| NewApproval {
+        id: Uuid::new_v4(),
+        position,
+        mode: word(mode),
+        quorum,
+        who,
+        title: text("title"),
+        message: text("message"),
+        status: if mode == Mode::Sequential && position > 1 { "waiting" } else { "pending" },
+        due_at,
+        notify: config.get("notify") != Some(&Value::Bool(false)),
+        escalation: escalation.clone(),
+    });
     let place = Place { run: visit.run, step: visit.step.id.clone(), visit: visit.number };
-    let taken = taken(visit, &place).await?;
-    let free = approvers.into_iter().zip(1..).filter(|(_, position)| !taken.contains(position));
-    let approvals: Vec<NewApproval> = free
-        .enumerate()
-        .map(|(before, (who, position))| NewApproval {
-            id: Uuid::new_v4(),
-            position,
-            mode: word(mode),
-            quorum,
-            who,
-            title: text("title"),
-            message: text("message"),
-            status: if mode == Mode::Sequential && before > 0 { "waiting" } else { "pending" },
-            due_at,
-            notify: config.get("notify") != Some(&Value::Bool(false)),
-            escalation: escalation.clone(),
-        })
-        .collect();
-    if approvals.is_empty() {
-        return settle::look(visit).await;
-    }
     Ok(Ending::Waits {
         status: StepStatus::WaitingApproval,
         until: due_at,
         result: None,
         assignment: Some("assigned".into()),
-        effects: vec![Box::new(Ask { place, approvals })],
+        effects: vec![Box::new(Ask { place, approvals: approvals.collect() })],
     })
-}
-
-/// The places that the step's tries before this one have left behind, of which only what nobody decided is void: what was
-/// decided stands, and the others are asked again.
-async fn taken(visit: &Visit<'_>, place: &Place) -> Result<Vec<i32>, StoreError> {
-    if visit.attempt == 1 {
-        return Ok(Vec::new());
-    }
-    let before = visit.store.approvals_of(place).await?.approvals.into_iter();
-    Ok(before.filter(|one| !matches!(one.status.as_str(), "void" | "reassigned")).map(|one| one.position).collect())
 }
 
 /// A text; what a template made of it may be a number, say.
@@ -110,6 +92,59 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     }
+}
+
+/// Who is asked, each person once. A template may stand for a list.
+async fn approvers(
+    visit: &Visit<'_>,
+    config: &Map<String, Value>,
+) -> Result<Result<Vec<Approver>, String>, StoreError> {
+    let named = config.get("approvers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let named = named.iter().flat_map(|one| one.as_array().map_or(std::slice::from_ref(one), Vec::as_slice));
+    let mut approvers: Vec<Approver> = Vec::new();
+    for one in named {
+        let person = match approver(visit.store, one).await? {
+            Ok(person) => person,
+            Err(why) => return Ok(Err(format!("`approvers`: {why}"))),
+        };
+        if approvers.len() >= MOST_APPROVERS {
+            return Ok(Err(format!("`approvers`: more than {MOST_APPROVERS} people cannot be asked in one step")));
+        }
+        if !approvers.iter().any(|other| other.is(&person)) {
+            approvers.push(person);
+        }
+    }
+    Ok(if approvers.is_empty() { Err("`approvers` names nobody".into()) } else { Ok(approvers) })
+}
+
+/// The person whom a step has named, as known now, if they can still be asked; or why not. The id that they had then says who
+/// it is, because by now the address may be another one's; whoever had none is looked up by the name again.
+///
+/// # Errors
+/// Only what PostgreSQL said.
+pub async fn known_now(store: &Store, named: &Approver) -> Result<Result<Approver, String>, StoreError> {
+    let Some(id) = &named.approver_id else {
+        return approver(store, &json!(named.approver)).await;
+    };
+    let known = approver(store, &json!({"id": id})).await?;
+    Ok(known.map(|known| Approver { approver: named.approver.clone(), ..known }))
+}
+
+/// The person who is named, as known now, if they can be asked; or why not.
+///
+/// # Errors
+/// Only what PostgreSQL said.
+async fn approver(store: &Store, named: &Value) -> Result<Result<Approver, String>, StoreError> {
+    Ok(people::asked(store, named).await?.map(|asked| Approver {
+        approver: named
+            .as_str()
+            .map(str::to_string)
+            .or_else(|| asked.id.clone())
+            .unwrap_or_else(|| asked.email.clone()),
+        approver_id: asked.id,
+        approver_email: Some(asked.email).filter(|email| !email.is_empty()),
+        approver_name: Some(asked.display_name).filter(|name| !name.is_empty()),
+    }))
 }
 
 /// How many have to approve.

@@ -1,6 +1,6 @@
 //! What the decisions came to, whenever something wakes the run.
 
-use super::who::known_now;
+use super::known_now;
 use crate::{
     engine::{
         run::{Effect, EffectError, Ending, Visit},
