@@ -9,6 +9,7 @@ const SOON: Duration = Duration::from_secs(30);
 by_5_and_6!(
     a_scheduler_ticks_until_its_limit,
     a_scheduler_by_pattern_ticks_until_it_is_removed,
+    a_tick_that_came_due_while_no_worker_ran_is_run_once_by_one,
     a_tick_that_came_due_while_no_worker_ran_is_run_once_by_three,
     five_ticks_of_a_scheduler_survive_kill_9,
 );
@@ -96,18 +97,26 @@ fn make_due(fleet: &mut Fleet, part: &str) -> String {
     ids.remove(0)
 }
 
-fn start_three(fleet: &Fleet) -> [Worker; 3] {
-    let mut three = ["1", "2", "3"].map(|instance| fleet.spawn_worker(instance, &[]));
-    three.iter_mut().for_each(Worker::wait_ready);
-    three
+fn start<const N: usize>(fleet: &Fleet, instances: [&str; N]) -> [Worker; N] {
+    let mut workers = instances.map(|instance| fleet.spawn_worker(instance, &[]));
+    workers.iter_mut().for_each(Worker::wait_ready);
+    workers
+}
+
+fn a_tick_that_came_due_while_no_worker_ran_is_run_once_by_one(version: u8) {
+    a_tick_that_came_due_while_no_worker_ran_is_run_once(version, ["1"]);
 }
 
 fn a_tick_that_came_due_while_no_worker_ran_is_run_once_by_three(version: u8) {
+    a_tick_that_came_due_while_no_worker_ran_is_run_once(version, ["1", "2", "3"]);
+}
+
+fn a_tick_that_came_due_while_no_worker_ran_is_run_once<const N: usize>(version: u8, instances: [&str; N]) {
     let mut fleet = Fleet::start();
     let ask = json!({"scheduler": "nightly", "repeat": {"pattern": "0 2 * * *"}, "template": template("nightly", 0)});
     fleet.call(version, "upsertScheduler", ask);
     let due = make_due(&mut fleet, "nightly");
-    let _three = start_three(&fleet);
+    let _workers = start(&fleet, instances);
     wait_for("the nightly tick has run", SOON, || (fleet.effects().get("nightly") == Some(&1)).then_some(()));
     let marker = fleet.add(version, "test.effect", json!({"key": "marker"}), json!({"delay": 2500}));
     fleet.wait_state(version, &marker, "completed", SOON);
@@ -125,7 +134,7 @@ fn a_tick_of_our_own_that_waits_at_start_is_run_once_by_three() {
     wait_for("the daemon's own schedule", SOON, || (own_ticks(&mut fleet) == 1).then_some(()));
     first.stop();
     let due = make_due(&mut fleet, OWN);
-    let _three = start_three(&fleet);
+    let _workers = start(&fleet, ["1", "2", "3"]);
     wait_for("the tick has run", SOON, || (!fleet.starts(&due).is_empty()).then_some(()));
     wait_for("the next tick is there", SOON, || (own_ticks(&mut fleet) == 1).then_some(()));
     let marker = fleet.add(6, "test.echo", json!({}), json!({"delay": 2500}));
