@@ -5,7 +5,7 @@ use crate::{
     support::{
         PostgresServer, RedisServer, child,
         peer::QUEUE,
-        postgres,
+        postgres::{self, DATABASE, PASSWORD, SCHEMA, USER},
         process::{Guarded, run},
         worker::binary,
     },
@@ -277,6 +277,37 @@ impl Database {
             command.arg("bench").env_clear().envs(environment);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         })
+    }
+
+    /// How often per second PostgreSQL does `script` alone, asked by as many clients over the same kind of connection as a
+    /// worker's.
+    pub fn pgbench(&self, script: &str, clients: usize, times: u64) -> f64 {
+        let file = self.folder.path().join("pgbench.sql");
+        fs::write(&file, script).unwrap();
+        let each = times.div_ceil(clients as u64).to_string();
+        let prepare = |command: &mut Command| {
+            // `n` counts for the scripts that want to count.
+            command.args([
+                "-n",
+                "-M",
+                "prepared",
+                "-j",
+                "2",
+                "-D",
+                "n=0",
+                "-c",
+                &clients.to_string(),
+                "-t",
+                &each,
+                "-f",
+            ]);
+            command.arg(&file).args(["-h", "127.0.0.1", "-p", &self.postgres.port().to_string(), "-U", USER, DATABASE]);
+            command.env("PGPASSWORD", PASSWORD).env("PGOPTIONS", format!("-c search_path={SCHEMA}"));
+        };
+        let done = child::run(&postgres::binaries().join("pgbench"), prepare, b"", LIMIT);
+        let rate = done.stdout.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        rate.filter(|_| done.status.success())
+            .unwrap_or_else(|| panic!("pgbench: {}\n{}{}", done.status, done.stdout, done.stderr))
     }
 
     /// Runs SQL as the superuser.

@@ -4,12 +4,8 @@ use crate::{
     Scale,
     field::{Database, Field, Stretch},
     report::{Report, Spread, Table, number},
-    support::{
-        child,
-        postgres::{self, DATABASE, PASSWORD, SCHEMA, USER},
-    },
+    support::postgres::SCHEMA,
 };
-use std::{fs, process::Command, time::Duration};
 
 /// Jobs at a time, and how many in a full run.
 const LOADS: [(usize, u64); 3] = [(1, 1500), (8, 6000), (64, 12_000)];
@@ -30,7 +26,7 @@ pub fn measure(scale: Scale, report: &mut Report) {
         let (mut stretches, mut commits) = (Vec::new(), Vec::new());
         for _ in 0..scale.rounds {
             empty(&database, &field);
-            commits.push(pgbench(&database, concurrency, jobs));
+            commits.push(database.pgbench(SCRIPT, concurrency, jobs));
             empty(&database, &field);
             field.clear();
             field.fill(jobs, "test.echo");
@@ -45,22 +41,6 @@ pub fn measure(scale: Scale, report: &mut Report) {
 fn empty(database: &Database, field: &Field) {
     database.sql(field, &format!("TRUNCATE {SCHEMA}.job_execution"));
     database.sql(field, "CHECKPOINT");
-}
-
-/// Commits per second of as many clients, over the same kind of connection.
-fn pgbench(database: &Database, clients: usize, transactions: u64) -> f64 {
-    let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join("take.sql");
-    fs::write(&script, SCRIPT).unwrap();
-    let each = (transactions / clients as u64).max(10).to_string();
-    let prepare = |command: &mut Command| {
-        command.args(["-n", "-M", "prepared", "-j", "2", "-c", &clients.to_string(), "-t", &each, "-f"]).arg(&script);
-        command.args(["-h", "127.0.0.1", "-p", &database.postgres.port().to_string(), "-U", USER, DATABASE]);
-        command.env("PGPASSWORD", PASSWORD).env("PGOPTIONS", format!("-c search_path={SCHEMA}"));
-    };
-    let done = child::run(&postgres::binaries().join("pgbench"), prepare, b"", Duration::from_secs(300));
-    let rate = done.stdout.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    rate.unwrap_or_else(|| panic!("pgbench: {}\n{}{}", done.status, done.stdout, done.stderr))
 }
 
 fn tell(report: &mut Report, concurrency: usize, jobs: u64, stretches: &[Stretch], commits: &[f64]) {
@@ -95,7 +75,7 @@ fn tell(report: &mut Report, concurrency: usize, jobs: u64, stretches: &[Stretch
     report.goal(
         "ledger-rate",
         &format!("no-op jobs/s with ledger and epoch, {concurrency} at a time"),
-        "60 % of what PostgreSQL commits",
+        "60 % of what PostgreSQL commits for the same rows",
         &format!("{:.0} %", share.median * 100.0),
         share.median / 0.6,
     );

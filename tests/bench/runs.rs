@@ -5,15 +5,14 @@ use crate::{
     field::{Database, Field},
     report::{Report, Spread, Table, number},
     support::{
-        child,
-        postgres::{self, DATABASE, PASSWORD, SCHEMA, USER},
+        postgres::{SCHEMA, USER},
         runs::{chain, points_passed, quote},
         wait_for,
         worker::Worker,
     },
 };
 use serde_json::{Value, json};
-use std::{fs, process::Command, time::Duration};
+use std::time::Duration;
 
 /// Runs at a time, and how many in a full round.
 const LOADS: [(usize, u64); 3] = [(1, 200), (8, 600), (64, 800)];
@@ -22,32 +21,73 @@ const STEPS: u64 = 12;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// What one commit costs at the least: a row of the size of a step's.
-const SCRIPT: &str = "INSERT INTO bench_commit (text) VALUES ('0123456789012345678901234567890123456789');\n";
+const ONE_ROW: &str = "INSERT INTO bench_commit (text) VALUES ('0123456789012345678901234567890123456789');\n";
+
+/// What pgbench's scripts need.
+const TABLES: &str = "\
+CREATE TABLE bench_commit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text);
+CREATE TABLE bench_lease (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, run uuid NOT NULL, execution bigint NOT NULL, epoch bigint NOT NULL
+);
+";
+
+/// Takes all runs that have been started, as a worker would.
+const TAKE_ALL: &str = "\
+INSERT INTO bench_lease (run, execution, epoch)
+    SELECT r.id, t.id, t.epoch FROM workflow_run r JOIN job_outbox o ON o.job_id = 'resume-' || r.id || '-' || r.wake_seq
+        CROSS JOIN LATERAL take_job(o.queue, o.job_id, 1, 0, o.name, 1, 1, 'bench', gen_random_uuid(), NULL) t;
+SELECT take_run(l.run, 1, l.execution, l.epoch) FROM bench_lease l;
+";
+
+/// What a run that has ended was committed with, change by change.
+const CHANGES: &str = "\
+SELECT jsonb_strip_nulls(jsonb_build_object(
+    'step', jsonb_build_object('id', s.step_id, 'type', s.type, 'visit', s.visit, 'attempt', s.attempt, 'status', s.status,
+        'outcome', s.outcome, 'result', s.result),
+    'set', nullif(s.variables_set, '{}'),
+    'run', jsonb_build_object('status', CASE WHEN n.id IS NULL THEN r.status ELSE 'running' END),
+    'next', CASE WHEN n.id IS NOT NULL THEN jsonb_build_object('id', n.step_id, 'type', n.type) END,
+    'seen', 1))::text
+    FROM workflow_run r JOIN workflow_step s ON s.run_id = r.id
+        LEFT JOIN workflow_step n ON n.run_id = r.id AND n.position = s.position + 1
+    ORDER BY s.position";
 
 pub fn measure(scale: Scale, report: &mut Report) {
     let mut field = Field::start();
     let database = Database::start();
+    let path = format!("SET search_path = {SCHEMA};");
     database.sql(
         &field,
-        "CREATE TABLE floh_worker.bench_commit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text)",
+        &format!("{path}{TABLES} GRANT INSERT ON bench_commit TO {USER}; GRANT SELECT ON bench_lease TO {USER}"),
     );
-    let grant = format!("GRANT INSERT ON {SCHEMA}.bench_commit TO {USER}");
-    database.sql(&field, &grant);
     define(&database, &field, &ten_steps());
     for (concurrency, runs) in LOADS {
         // Fewer than that are over before the others are looked at.
         let runs = (runs / scale.divisor).max(20);
-        let (mut rates, mut commits) = (Vec::new(), Vec::new());
+        let mut rates = Rates::default();
         for _ in 0..scale.rounds {
             empty(&database, &mut field);
-            commits.push(pgbench(&database, concurrency, runs * STEPS));
+            rates.one_row.push(database.pgbench(ONE_ROW, concurrency, runs * STEPS));
             empty(&database, &mut field);
-            rates.push(steps_per_second(&database, &field, concurrency, runs));
+            rates.same_rows.push(same_rows_per_second(&database, &mut field, concurrency, runs));
+            empty(&database, &mut field);
+            rates.steps.push(steps_per_second(&database, &field, concurrency, runs));
         }
-        tell(report, concurrency, runs, &rates, &commits);
+        tell(report, concurrency, runs, &rates);
     }
     trips(&database, &mut field, report);
     waiting(scale, &database, &mut field, report);
+}
+
+/// Per second, in each round.
+#[derive(Default)]
+struct Rates {
+    /// Commits of one row, by pgbench.
+    one_row: Vec<f64>,
+    /// Commits of what a step's commit writes, by pgbench.
+    same_rows: Vec<f64>,
+    /// Steps, by the daemon.
+    steps: Vec<f64>,
 }
 
 fn ten_steps() -> Value {
@@ -90,7 +130,8 @@ fn empty(database: &Database, field: &mut Field) {
     database.sql(
         field,
         &format!(
-            "TRUNCATE {SCHEMA}.workflow_run, {SCHEMA}.job_outbox, {SCHEMA}.job_execution, {SCHEMA}.bench_commit CASCADE"
+            "SET search_path = {SCHEMA};
+            TRUNCATE workflow_run, job_outbox, job_execution, bench_commit, bench_lease RESTART IDENTITY CASCADE"
         ),
     );
     database.sql(field, "CHECKPOINT");
@@ -104,14 +145,18 @@ fn ask(database: &Database, field: &Field, query: &str) -> f64 {
     })
 }
 
+/// How many runs have not completed.
+fn left(database: &Database, field: &Field) -> f64 {
+    ask(database, field, &format!("SELECT count(*)::float8 FROM {SCHEMA}.workflow_run WHERE status <> 'completed'"))
+}
+
 /// Between the first tenth and the last tenth of all steps, by the times of their commits.
 fn steps_per_second(database: &Database, field: &Field, concurrency: usize, runs: u64) -> f64 {
     start(database, field, "ten", runs);
     let daemon = database.daemon(field, concurrency);
-    let open = format!("SELECT count(*)::float8 FROM {SCHEMA}.workflow_run WHERE status <> 'completed'");
     wait_for("the runs", LIMIT, || {
         std::thread::sleep(Duration::from_millis(100));
-        (ask(database, field, &open) == 0.0).then_some(())
+        (left(database, field) == 0.0).then_some(())
     });
     drop(daemon);
     let at =
@@ -120,33 +165,53 @@ fn steps_per_second(database: &Database, field: &Field, concurrency: usize, runs
     0.8 * (runs * STEPS) as f64 / ask(database, field, &seconds)
 }
 
-fn pgbench(database: &Database, clients: usize, transactions: u64) -> f64 {
-    let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join("commit.sql");
-    fs::write(&script, SCRIPT).unwrap();
-    let each = (transactions / clients as u64).max(20).to_string();
-    let prepare = |command: &mut Command| {
-        command.args(["-n", "-M", "prepared", "-j", "2", "-c", &clients.to_string(), "-t", &each, "-f"]).arg(&script);
-        command.args(["-h", "127.0.0.1", "-p", &database.postgres.port().to_string(), "-U", USER, DATABASE]);
-        command.env("PGPASSWORD", PASSWORD).env("PGOPTIONS", format!("-c search_path={SCHEMA}"));
-    };
-    let done = child::run(&postgres::binaries().join("pgbench"), prepare, b"", LIMIT);
-    let rate = done.stdout.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    rate.unwrap_or_else(|| panic!("pgbench: {}\n{}{}", done.status, done.stdout, done.stderr))
+/// What PostgreSQL commits per second for the rows of such runs, with the changes that the worker has sent for one of them.
+fn same_rows_per_second(database: &Database, field: &mut Field, clients: usize, runs: u64) -> f64 {
+    start(database, field, "ten", 1);
+    let daemon = database.daemon(field, 1);
+    wait_for("the run that is looked at", LIMIT, || (left(database, field) == 0.0).then_some(()));
+    drop(daemon);
+    let changes = field.wait(async {
+        let admin = database.postgres.admin().await;
+        admin.batch_execute(&format!("SET search_path = {SCHEMA}")).await.unwrap();
+        let rows = admin.query(CHANGES, &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    });
+    assert_eq!(changes.len() as u64, STEPS, "each step is a commit");
+    let mut script = format!(
+        "\\set number :client_id + {clients} * :n + 1\n\\set n :n + 1\n\
+         SELECT run, execution, epoch FROM bench_lease WHERE number = :number \\gset\n"
+    );
+    for change in changes {
+        script += &format!("SELECT * FROM commit_step(:run, :execution, :epoch, {});\n", quote(&change));
+    }
+    empty(database, field);
+    // Each client has as many runs as the others.
+    let runs = runs.next_multiple_of(clients as u64);
+    start(database, field, "ten", runs);
+    database.sql(field, &format!("SET search_path = {SCHEMA}; {TAKE_ALL} CHECKPOINT"));
+    let runs_per_second = database.pgbench(&script, clients, runs);
+    assert_eq!(left(database, field), 0.0, "pgbench has carried every run to its end");
+    runs_per_second * STEPS as f64
 }
 
-fn tell(report: &mut Report, concurrency: usize, runs: u64, steps: &[f64], commits: &[f64]) {
-    let share = Spread::of_ratios(steps, commits);
-    let per_run: Vec<f64> = steps.iter().map(|rate| rate / STEPS as f64).collect();
-    let mut table = Table::new(&["", "per second"]);
-    table.row(["pgbench, commits of one row".into(), Spread::of(commits).text(0)]);
-    table.row(["floh-worker, steps".into(), Spread::of(steps).text(0)]);
-    table.row(["floh-worker, runs".into(), Spread::of(&per_run).text(1)]);
+fn tell(report: &mut Report, concurrency: usize, runs: u64, rates: &Rates) {
+    let share = Spread::of_ratios(&rates.steps, &rates.same_rows);
+    let of_one_row = Spread::of_ratios(&rates.steps, &rates.one_row);
+    let per_run: Vec<f64> = rates.steps.iter().map(|rate| rate / STEPS as f64).collect();
+    let percent = |share: Spread| format!("{:.0} %", share.median * 100.0);
+    let mut table = Table::new(&["", "per second", "floh-worker's steps are"]);
+    table.row(["pgbench, commits of one row".into(), Spread::of(&rates.one_row).text(0), percent(of_one_row)]);
+    table.row(["pgbench, commits of a step's rows".into(), Spread::of(&rates.same_rows).text(0), percent(share)]);
+    table.row(["floh-worker, steps".into(), Spread::of(&rates.steps).text(0), String::new()]);
+    table.row(["floh-worker, runs".into(), Spread::of(&per_run).text(1), String::new()]);
     report.section(
         &format!("Runs of ten steps, {concurrency} at a time"),
         &format!(
-            "{} runs of five transforms and five conditions, whose start and end are steps, too; as many transactions \
-             of {concurrency} clients of pgbench, each of which inserts one row.",
+            "{} runs of five transforms and five conditions, whose start and end are steps, too. Beside them {concurrency} \
+             clients of pgbench make as many commits: of one row with one index, and of the rows of such steps, which \
+             are the step's, the next one's with its three indexes, and the run's, by the worker's own statement with its \
+             fence. There nothing is fetched, executed or finished.",
             number(runs as f64, 0)
         ),
         table,
@@ -154,8 +219,8 @@ fn tell(report: &mut Report, concurrency: usize, runs: u64, steps: &[f64], commi
     report.goal(
         "runs-rate",
         &format!("steps/s of runs, {concurrency} at a time"),
-        "50 % of what PostgreSQL commits",
-        &format!("{:.0} %", share.median * 100.0),
+        "50 % of what PostgreSQL commits for the same rows",
+        &percent(share),
         share.median / 0.5,
     );
 }
