@@ -279,8 +279,8 @@ impl Database {
         })
     }
 
-    /// How often per second PostgreSQL does `script` alone, asked by as many clients over the same kind of connection as a
-    /// worker's.
+    /// Lets as many clients of pgbench as `clients` do `script` at least `times` times together, all as often, over the same
+    /// kind of connection as a worker's. How often per second, from their first to their last.
     pub fn pgbench(&self, script: &str, clients: usize, times: u64) -> f64 {
         let file = self.folder.path().join("pgbench.sql");
         fs::write(&file, script).unwrap();
@@ -308,6 +308,22 @@ impl Database {
         let rate = done.stdout.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
         rate.filter(|_| done.status.success())
             .unwrap_or_else(|| panic!("pgbench: {}\n{}{}", done.status, done.stdout, done.stderr))
+    }
+
+    /// How many rows of a table got the time that is in `column` per second, between the first tenth and the last tenth of
+    /// them: so no start counts, whoever wrote them.
+    pub fn rate(&self, field: &Field, table: &str, column: &str) -> f64 {
+        let at =
+            |part: f64| format!("percentile_disc({part}) WITHIN GROUP (ORDER BY extract(epoch FROM {column})::float8)");
+        self.ask(field, &format!("SELECT 0.8 * count(*) / ({} - {}) FROM {SCHEMA}.{table}", at(0.9), at(0.1)))
+    }
+
+    /// One number out of the database.
+    pub fn ask(&self, field: &Field, query: &str) -> f64 {
+        field.wait(async {
+            let row = self.postgres.admin().await.query_one(query, &[]).await.unwrap();
+            row.get::<_, Option<f64>>(0).unwrap_or_default()
+        })
     }
 
     /// Runs SQL as the superuser.

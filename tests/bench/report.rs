@@ -1,7 +1,7 @@
 //! The results: tables, what was to be reached, and the file that is made of both.
 
 use crate::{Scale, host, limits};
-use std::fmt::Write;
+use std::{collections::HashSet, fmt::Write};
 
 /// Median, least and most of the rounds.
 #[derive(Clone, Copy)]
@@ -124,7 +124,8 @@ impl Report {
         }
         text.push_str(&goals.text());
         let mut missed: Vec<&str> = self.goals.iter().filter(|goal| !goal.reached).map(|goal| goal.key).collect();
-        missed.dedup();
+        let mut said = HashSet::new();
+        missed.retain(|key| said.insert(*key));
         if !missed.is_empty() {
             text.push_str("\nWhat limits the figures that are not reached:\n\n");
             for key in missed {
