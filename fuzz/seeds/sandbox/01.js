@@ -1,0 +1,1 @@
+return { out: floh.variables.list.map((x) => [x, typeof x]) };

@@ -1,0 +1,1 @@
+class B extends Array { constructor(...all) { super(...all) } get length() { return 3 } } return { out: [new B(1, 2)] };

@@ -1,0 +1,1 @@
+for (let text = 'x'; ; text += text) floh.log.info(text.length);

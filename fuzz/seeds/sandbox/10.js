@@ -1,0 +1,1 @@
+try { JSON.parse('{') } catch ({ message }) { return { out: message } } finally { floh.uuid() }

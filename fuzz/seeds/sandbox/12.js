@@ -1,0 +1,1 @@
+return { out: /^(a+)+$/.test('a'.repeat(40) + '!') };

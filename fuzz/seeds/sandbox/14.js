@@ -1,0 +1,1 @@
+return { out: Array(1e8).fill('y').join('').length };

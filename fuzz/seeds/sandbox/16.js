@@ -1,0 +1,1 @@
+return { out: { toJSON() { throw new Error('no') }, [Symbol.toPrimitive]: () => 1, get x() { return this } } };

@@ -1,0 +1,1 @@
+return (function deep(x) { return deep(x + 1) })(0);

@@ -1,0 +1,1 @@
+return { out: JSON.stringify([floh], (key, value) => (value === floh ? arguments : value), '\t') };
